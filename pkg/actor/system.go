@@ -1,0 +1,191 @@
+package actor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/thejerf/suture/v4"
+)
+
+const (
+	firstPause = 100 * time.Millisecond
+	maxPause   = 30 * time.Second
+	// An actor that has run this long without failing counts as healthy: its next failure begins with firstPause again.
+	healthyAfter = time.Minute
+	// stopTimeout is how long a stopping actor may take before it is given up and named in the log.
+	stopTimeout = 30 * time.Second
+)
+
+// System supervises actors. Make it with [NewSystem], fill it with [System.Spawn] before or after it runs, and run it with [System.Serve].
+type System struct {
+	name    string
+	sup     *suture.Supervisor
+	log     *slog.Logger
+	metrics *metrics
+
+	mu    sync.Mutex
+	fatal error
+}
+
+type metrics struct {
+	restarts *prometheus.CounterVec
+	running  *prometheus.GaugeVec
+}
+
+// NewSystem returns an empty system. Restarts are logged, and counted in millrace_actor_restarts_total by the kind of actor, which is the
+// part of its name before the first space.
+func NewSystem(name string, logger *slog.Logger, reg prometheus.Registerer) *System {
+	m := &metrics{
+		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "millrace_actor_restarts_total", Help: "Times that an actor failed and was started again.",
+		}, []string{"actor"}),
+		running: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "millrace_actors", Help: "Actors that run now.",
+		}, []string{"actor"}),
+	}
+	reg.MustRegister(m.restarts, m.running)
+	return newSystem(name, logger, m)
+}
+
+func newSystem(name string, logger *slog.Logger, m *metrics) *System {
+	s := &System{name: name, log: logger, metrics: m}
+	s.sup = suture.New(name, suture.Spec{
+		EventHook: s.event, Timeout: stopTimeout,
+		// The pause between restarts is each actor's own, see supervised; the supervisor itself never pauses.
+		FailureThreshold: 1e9,
+	})
+	return s
+}
+
+// Group returns a system inside this one, whose actors stop together with it.
+func (s *System) Group(name string) *System {
+	g := newSystem(name, s.log, s.metrics)
+	s.Spawn(name, g)
+	return g
+}
+
+// Detached returns a system that shares this one's log and metrics but is run by its caller, which decides when it stops: an actor uses it for
+// actors that must outlive others.
+func (s *System) Detached(name string) *System { return newSystem(name, s.log, s.metrics) }
+
+// Serve runs the actors until ctx ends or one of them fails with [ErrFatal], whose error it returns then.
+func (s *System) Serve(ctx context.Context) error {
+	err := s.sup.Serve(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fatal != nil {
+		return s.fatal
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Ref refers to a spawned actor.
+type Ref struct {
+	sys   *System
+	token suture.ServiceToken
+	done  chan struct{}
+}
+
+// Stop ends the actor's context and waits until Serve has returned or ctx ends.
+func (r *Ref) Stop(ctx context.Context) error {
+	// An actor of a system that does not run has no goroutine to wait for.
+	if err := r.sys.sup.Remove(r.token); err != nil {
+		return nil
+	}
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stopping an actor of %s: %w", r.sys.name, ctx.Err())
+	}
+}
+
+// Spawn starts an actor under the given name: its kind, then what tells it from others of the kind ("writer prod/3").
+func (s *System) Spawn(name string, a Actor) *Ref {
+	w := &supervised{name: name, kind: kind(name), actor: a, sys: s, done: make(chan struct{})}
+	return &Ref{sys: s, token: s.sup.Add(w), done: w.done}
+}
+
+func kind(name string) string {
+	for i := range len(name) {
+		if name[i] == ' ' {
+			return name[:i]
+		}
+	}
+	return name
+}
+
+func (s *System) event(e suture.Event) {
+	if e, ok := e.(suture.EventStopTimeout); ok {
+		s.log.Error("An actor did not stop in time", "actor", e.ServiceName, "after", stopTimeout)
+	}
+}
+
+func (s *System) setFatal(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fatal == nil {
+		s.fatal = err
+	}
+}
+
+// supervised is what suture runs for an actor: it adds recovery from panics, the pause between restarts, and the words about both.
+type supervised struct {
+	name, kind string
+	actor      Actor
+	sys        *System
+	pause      time.Duration
+	done       chan struct{}
+}
+
+func (w *supervised) String() string { return w.name }
+
+// Serve runs the actor until it has finished, through all its failures.
+func (w *supervised) Serve(ctx context.Context) error {
+	defer close(w.done)
+	w.sys.metrics.running.WithLabelValues(w.kind).Inc()
+	defer w.sys.metrics.running.WithLabelValues(w.kind).Dec()
+	for {
+		start := time.Now()
+		err := w.run(ctx)
+		switch {
+		case errors.Is(err, ErrFatal):
+			w.sys.setFatal(err)
+			w.sys.log.Error("Cannot go on", "actor", w.name, "err", err)
+			return suture.ErrTerminateSupervisorTree
+		case err == nil || ctx.Err() != nil:
+			return suture.ErrDoNotRestart
+		}
+		if time.Since(start) > healthyAfter {
+			w.pause = 0
+		}
+		w.pause = min(max(2*w.pause, firstPause), maxPause)
+		w.sys.metrics.restarts.WithLabelValues(w.kind).Inc()
+		w.sys.log.Error("An actor failed and starts again", "actor", w.name, "err", err, "pause", w.pause)
+		select {
+		case <-ctx.Done():
+			return suture.ErrDoNotRestart
+		case <-time.After(w.pause/2 + rand.N(w.pause/2)):
+		}
+	}
+}
+
+// run calls Serve and turns a panic into an error.
+func (w *supervised) run(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return w.actor.Serve(ctx)
+}

@@ -1,0 +1,200 @@
+package config
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	promcommon "github.com/prometheus/common/config"
+	"github.com/prometheus/common/model"
+)
+
+// Millrace is the millrace block: all that Prometheus's configuration has no word for. Every field is optional.
+type Millrace struct {
+	// NATS says where the streams live: in an embedded server or in a NATS cluster.
+	NATS NATS `yaml:"nats"`
+	// Streams says how the streams are cut up, replicated and how long they keep what they hold.
+	Streams Streams `yaml:"streams"`
+	// Scraper bounds how scraped frames are gathered into messages.
+	Scraper Scraper `yaml:"scraper"`
+	// Writer bounds the memory that sending takes.
+	Writer Writer `yaml:"writer"`
+}
+
+// NATS says where the streams live and how to reach them.
+type NATS struct {
+	// URL is the NATS cluster's address or several, comma separated: nats://, tls://, ws:// or wss://.
+	// Empty (the default): an embedded server in this process.
+	URL string `yaml:"url"`
+	// Prefix begins the name of every subject, stream and bucket; letters, digits, _ and -, at most 32. Default millrace.
+	Prefix string `yaml:"prefix"`
+	// CredentialsFile is a NATS .creds file; relative to the configuration file. At most one of credentials_file,
+	// nkey_seed_file and username may be set, and only together with url.
+	CredentialsFile string `yaml:"credentials_file"`
+	// NKeySeedFile is a file with an NKey seed; relative to the configuration file.
+	NKeySeedFile string `yaml:"nkey_seed_file"`
+	// Username is the user for password authentication.
+	Username string `yaml:"username"`
+	// Password is the password of Username. At most one of password and password_file may be set.
+	Password promcommon.Secret `yaml:"password"`
+	// PasswordFile is a file with the password of Username; relative to the configuration file.
+	PasswordFile string `yaml:"password_file"`
+	// TLS is the client's side of TLS to url.
+	TLS TLS `yaml:"tls"`
+	// Embedded configures the embedded server; it has no effect when url is set.
+	Embedded Embedded `yaml:"embedded"`
+}
+
+// TLS is the client's side of a TLS connection. The zero value uses the system's certificate authorities.
+type TLS struct {
+	// CAFile holds the PEM certificates that the server's certificate is checked against; relative to the
+	// configuration file. Default: the system's.
+	CAFile string `yaml:"ca_file"`
+	// CertFile is the client's PEM certificate; relative to the configuration file. Needs key_file.
+	CertFile string `yaml:"cert_file"`
+	// KeyFile is the client's PEM key; relative to the configuration file. Needs cert_file.
+	KeyFile string `yaml:"key_file"`
+	// ServerName is the name that the server's certificate must carry. Default: the host of the URL.
+	ServerName string `yaml:"server_name"`
+	// InsecureSkipVerify accepts any certificate of the server. Default false.
+	InsecureSkipVerify bool `yaml:"insecure_skip_verify"`
+}
+
+// Embedded configures the NATS server inside the process.
+type Embedded struct {
+	// Listen is the host:port on which the embedded server accepts NATS clients. Empty (the default): no open port.
+	Listen string `yaml:"listen"`
+	// MaxMemory is JetStream's memory limit. Default 64MiB.
+	MaxMemory ByteSize `yaml:"max_memory"`
+	// MaxStorage is JetStream's disk limit. 0 (the default): the sum of the streams' max_bytes plus head room.
+	MaxStorage ByteSize `yaml:"max_storage"`
+}
+
+// Streams says how the streams are cut up, replicated and how long they keep what they hold.
+type Streams struct {
+	// Partitions is the number of partitions, 1 to 1024; it is fixed when the streams are made. Default (0): 4 with the
+	// embedded server, 16 with nats.url.
+	Partitions int `yaml:"partitions"`
+	// Replicas is the number of NATS nodes that hold each stream: 1, 3 or 5; 1 with the embedded server. Default 1.
+	Replicas int `yaml:"replicas"`
+	// Sync says when the embedded server forces messages to disk: always or an interval such as 2s. Default always.
+	// It has no effect when nats.url is set: there the NATS servers' own configuration says it.
+	Sync Sync `yaml:"sync"`
+	// Frames is how long samples are kept for endpoints that do not take them. Default 24h, 10GiB.
+	Frames Retention `yaml:"frames"`
+	// Dictionaries is how long series lists are kept, both as scraped and as relabelled for an endpoint; max_age must be
+	// at least twice frames.max_age. Default 3 times frames.max_age, 2GiB.
+	Dictionaries Retention `yaml:"dictionaries"`
+	// Rejected is how long samples that an endpoint refused for good are kept. Default 168h, 1GiB.
+	Rejected Retention `yaml:"rejected"`
+}
+
+// Retention bounds a stream by age and by size; the oldest goes first.
+type Retention struct {
+	// MaxAge is how long a message is kept; 1s to 10y.
+	MaxAge model.Duration `yaml:"max_age"`
+	// MaxBytes is how many bytes the stream may hold, per replica; at least 1MiB.
+	MaxBytes ByteSize `yaml:"max_bytes"`
+}
+
+// Scraper bounds how scraped frames are gathered into messages.
+type Scraper struct {
+	// Linger is how long a frame may wait for others of its partition before it is published; above 0, at most 10s.
+	// Default 500ms.
+	Linger model.Duration `yaml:"linger"`
+	// MaxBatchBytes is the number of raw bytes of frames that make a message before Linger is over; 16KiB to 900KiB.
+	// Default 256KiB.
+	MaxBatchBytes ByteSize `yaml:"max_batch_bytes"`
+	// MaxPendingBytes bounds the frames held in memory while the stream does not answer; beyond it whole scrapes are
+	// dropped and counted. At least 1MiB. Default 64MiB.
+	MaxPendingBytes ByteSize `yaml:"max_pending_bytes"`
+	// StartTimestamps reads the start timestamps of counters where targets expose them, as Prometheus does with its
+	// feature flag st-storage. Default false.
+	StartTimestamps bool `yaml:"start_timestamps"`
+}
+
+// Writer bounds the memory that sending takes.
+type Writer struct {
+	// LabelCacheBytes is the memory for label sets encoded for the wire, per process; at least 1MiB. Default 64MiB.
+	LabelCacheBytes ByteSize `yaml:"label_cache_bytes"`
+	// ReadAheadBytes is how many bytes of batches are read ahead for one endpoint and partition at most; all together
+	// hold at most this times the endpoints times the partitions that this process owns. At least 1MiB. Default 8MiB.
+	ReadAheadBytes ByteSize `yaml:"read_ahead_bytes"`
+}
+
+const (
+	defaultPartitionsEmbedded = 4
+	defaultPartitionsCluster  = 16
+	defaultDictionaryAges     = 3 // dictionaries.max_age in frames.max_age
+	leastDictionaryAges       = 2
+)
+
+// DefaultMillrace returns what an empty millrace block means: an embedded server and every default filled in.
+func DefaultMillrace() Millrace {
+	m := baseMillrace()
+	m.fillDefaults()
+	return m
+}
+
+// baseMillrace holds the defaults that do not depend on other settings.
+func baseMillrace() Millrace {
+	return Millrace{
+		NATS: NATS{
+			Prefix:   "millrace",
+			Embedded: Embedded{MaxMemory: 64 * MiB},
+		},
+		Streams: Streams{
+			Replicas:     1,
+			Sync:         SyncAlways,
+			Frames:       Retention{MaxAge: model.Duration(24 * time.Hour), MaxBytes: 10 * GiB},
+			Dictionaries: Retention{MaxBytes: 2 * GiB},
+			Rejected:     Retention{MaxAge: model.Duration(168 * time.Hour), MaxBytes: GiB},
+		},
+		Scraper: Scraper{
+			Linger:          model.Duration(500 * time.Millisecond),
+			MaxBatchBytes:   256 * KiB,
+			MaxPendingBytes: 64 * MiB,
+		},
+		Writer: Writer{LabelCacheBytes: 64 * MiB, ReadAheadBytes: 8 * MiB},
+	}
+}
+
+// fillDefaults sets what is still zero and whose default follows from other settings.
+func (m *Millrace) fillDefaults() {
+	if m.Streams.Partitions == 0 {
+		m.Streams.Partitions = defaultPartitionsCluster
+		if m.NATS.IsEmbedded() {
+			m.Streams.Partitions = defaultPartitionsEmbedded
+		}
+	}
+	if m.Streams.Dictionaries.MaxAge == 0 {
+		age := min(m.Streams.Frames.MaxAge, maxRetentionAge)
+		m.Streams.Dictionaries.MaxAge = defaultDictionaryAges * age
+	}
+}
+
+// setDirectory makes the block's relative file names relative to dir.
+func (m *Millrace) setDirectory(dir string) {
+	for _, file := range []*string{
+		&m.NATS.CredentialsFile, &m.NATS.NKeySeedFile, &m.NATS.PasswordFile,
+		&m.NATS.TLS.CAFile, &m.NATS.TLS.CertFile, &m.NATS.TLS.KeyFile,
+	} {
+		*file = promcommon.JoinDir(dir, *file)
+	}
+}
+
+// IsEmbedded tells whether the streams live in a server inside this process.
+func (n NATS) IsEmbedded() bool { return n.URL == "" }
+
+// ReadPassword returns the password, from password_file (without the white space around it) where that is set.
+func (n NATS) ReadPassword() (string, error) {
+	if n.PasswordFile == "" {
+		return string(n.Password), nil
+	}
+	b, err := os.ReadFile(n.PasswordFile)
+	if err != nil {
+		return "", fmt.Errorf("reading the NATS password (millrace.nats.password_file): %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

@@ -1,0 +1,95 @@
+package stream
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/millrace/millrace/pkg/frame"
+)
+
+// Streams and buckets, without the prefix.
+const (
+	Targets    = "TARGETS"
+	Dicts      = "DICTS"
+	Relabelled = "RELABELLED"
+	Frames     = "FRAMES"
+	Rejected   = "REJECTED"
+
+	positions = "positions"
+	leases    = "leases"
+)
+
+// Shards is the number of shards that targets are spread over. A shard is the unit in which scrapers own targets.
+const Shards = 256
+
+// Names makes the names of subjects, streams and buckets. All begin with the prefix, so that several fleets can share a cluster.
+type Names struct {
+	Prefix string // letters, digits, - and _
+}
+
+// Stream returns the full name of a stream: "millrace_FRAMES".
+func (n Names) Stream(name string) string { return n.Prefix + "_" + name }
+
+// Bucket returns the full name of a key-value bucket: "millrace_positions".
+func (n Names) Bucket(name string) string { return n.Prefix + "_" + name }
+
+// Target returns the subject of one target: "millrace.targets.17.<source>".
+func (n Names) Target(shard int, source uint64) string {
+	return fmt.Sprintf("%s.targets.%d.%016x", n.Prefix, shard, source)
+}
+
+// TargetShard returns the filter for all targets of a shard.
+func (n Names) TargetShard(shard int) string { return fmt.Sprintf("%s.targets.%d.*", n.Prefix, shard) }
+
+// AllTargets returns the filter for the targets of all shards.
+func (n Names) AllTargets() string { return n.Prefix + ".targets.*.*" }
+
+// SourceOf returns the source that the subject of a target names.
+func (n Names) SourceOf(targetSubject string) (uint64, error) {
+	last := targetSubject[strings.LastIndexByte(targetSubject, '.')+1:]
+	source, err := strconv.ParseUint(last, 16, 64)
+	if err != nil {
+		return 0, fmt.Errorf("subject %q does not end in a source: %w", targetSubject, err)
+	}
+	return source, nil
+}
+
+// Dict returns the subject of a dictionary: "millrace.dicts.3.<dictionary>".
+func (n Names) Dict(partition int, id frame.DictID) string {
+	return fmt.Sprintf("%s.dicts.%d.%s", n.Prefix, partition, id)
+}
+
+// DictPartition returns the filter for all dictionaries of a partition.
+func (n Names) DictPartition(partition int) string {
+	return fmt.Sprintf("%s.dicts.%d.*", n.Prefix, partition)
+}
+
+// DictOf returns the dictionary that the subject of a dictionary or relabelled dictionary names.
+func (n Names) DictOf(subject string) (frame.DictID, error) {
+	return frame.ParseDictID(subject[strings.LastIndexByte(subject, '.')+1:])
+}
+
+// Relabelled returns the subject of what an endpoint gets for a dictionary: "millrace.relabelled.<endpoint>.3.<dictionary>".
+func (n Names) Relabelled(endpoint string, partition int, id frame.DictID) string {
+	return fmt.Sprintf("%s.relabelled.%s.%d.%s", n.Prefix, endpoint, partition, id)
+}
+
+// RelabelledPartition returns the filter for what an endpoint gets of a partition.
+func (n Names) RelabelledPartition(endpoint string, partition int) string {
+	return fmt.Sprintf("%s.relabelled.%s.%d.*", n.Prefix, endpoint, partition)
+}
+
+// Frames returns the subject of a partition's batches: "millrace.frames.3".
+func (n Names) Frames(partition int) string { return fmt.Sprintf("%s.frames.%d", n.Prefix, partition) }
+
+// Rejected returns the subject of what an endpoint refused: "millrace.rejected.<endpoint>".
+func (n Names) Rejected(endpoint string) string { return n.Prefix + ".rejected." + endpoint }
+
+// ShardOf returns the shard of a source.
+func ShardOf(source uint64) int { return int(source % Shards) }
+
+// PartitionOf returns the partition of a source. It takes other bits than [ShardOf], so that every shard has sources of all partitions.
+func PartitionOf(source uint64, partitions int) int {
+	return int((source >> 32) % uint64(partitions))
+}

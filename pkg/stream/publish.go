@@ -1,0 +1,75 @@
+package stream
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrTooLarge is returned by [Conn.Publish] for a message that NATS never takes because of its size.
+var ErrTooLarge = errors.New("message is larger than NATS takes")
+
+// MaxMessage returns the largest message in bytes that [Conn.Publish] takes.
+func (c *Conn) MaxMessage() int { return int(c.NC.MaxPayload()) - 4096 }
+
+// Publish stores one message and returns its sequence number once JetStream has acknowledged it: with `sync: always` it is on disk then.
+// It tries again with back-off until that is so or ctx ends; waiting, which may be nil, is told of every failed try.
+// A retry whose first try was stored after all leaves the message twice: readers drop the repetition.
+func (c *Conn) Publish(ctx context.Context, msg *nats.Msg, waiting func(error)) (uint64, error) {
+	if len(msg.Data) > c.MaxMessage() {
+		return 0, fmt.Errorf("publishing %d bytes to %s: %w: at most %d bytes; raise max_payload of the NATS server", len(msg.Data), msg.Subject, ErrTooLarge, c.MaxMessage())
+	}
+	const firstWait, maxWait, tryTime = 50 * time.Millisecond, 2 * time.Second, 10 * time.Second
+	for wait := firstWait; ; wait = min(2*wait, maxWait) {
+		try, cancel := context.WithTimeout(ctx, tryTime)
+		ack, err := c.JS.PublishMsg(try, msg, jetstream.WithRetryAttempts(0))
+		cancel()
+		if err == nil {
+			return ack.Sequence, nil
+		}
+		if ctx.Err() != nil {
+			return 0, fmt.Errorf("publishing to %s: %w", msg.Subject, context.Cause(ctx))
+		}
+		if waiting != nil {
+			waiting(err)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("publishing to %s: %w (last error: %w)", msg.Subject, context.Cause(ctx), err)
+		case <-time.After(wait):
+		}
+	}
+}
+
+// Last returns the newest message of a subject, or [jetstream.ErrMsgNotFound].
+func (c *Conn) Last(ctx context.Context, stream, subject string) (Message, error) {
+	s, err := c.JS.Stream(ctx, c.Stream(stream))
+	if err != nil {
+		return Message{}, fmt.Errorf("looking up the stream %s: %w", c.Stream(stream), err)
+	}
+	raw, err := s.GetLastMsgForSubject(ctx, subject)
+	if err != nil {
+		return Message{}, fmt.Errorf("getting the last message of %s: %w", subject, err)
+	}
+	return Message{Subject: raw.Subject, Header: raw.Header, Data: raw.Data, Seq: raw.Sequence, Time: raw.Time}, nil
+}
+
+// NextEpoch returns a number for a new owner of a role, greater than that of every owner before.
+func (c *Conn) NextEpoch(ctx context.Context, role string) (uint64, error) {
+	kv, err := c.JS.KeyValue(ctx, c.Bucket(leases))
+	if err != nil {
+		return 0, fmt.Errorf("opening the bucket %s: %w", c.Bucket(leases), err)
+	}
+	var start [8]byte
+	binary.BigEndian.PutUint64(start[:], uint64(time.Now().UnixMilli()))
+	epoch, err := kv.Put(ctx, role, start[:])
+	if err != nil {
+		return 0, fmt.Errorf("numbering the owners of %s: %w", role, err)
+	}
+	return epoch, nil
+}

@@ -1,0 +1,30 @@
+// Package tmpdeps holds requirements until the code that needs them stands.
+package tmpdeps
+
+import (
+	_ "github.com/alecthomas/kingpin/v2"
+	_ "github.com/golang/snappy"
+	_ "github.com/klauspost/compress/zstd"
+	_ "github.com/klauspost/compress/gzip"
+	_ "github.com/nats-io/nats-server/v2/server"
+	_ "github.com/nats-io/nats.go/jetstream"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	_ "github.com/prometheus/common/promslog"
+	_ "github.com/prometheus/exporter-toolkit/web"
+	_ "github.com/prometheus/prometheus/config"
+	_ "github.com/prometheus/prometheus/plugins"
+	_ "github.com/prometheus/prometheus/scrape"
+	_ "github.com/prometheus/prometheus/storage/remote"
+	_ "github.com/prometheus/prometheus/cmd/prometheus"
+	_ "github.com/thejerf/suture/v4"
+	_ "github.com/vmihailenco/msgpack/v5"
+	_ "go.uber.org/goleak"
+	_ "github.com/google/go-cmp/cmp"
+	_ "gopkg.in/yaml.v3"
+	_ "github.com/miekg/dns"
+	_ "k8s.io/client-go/kubernetes"
+	_ "github.com/hashicorp/consul/api"
+	_ "golang.org/x/sync/errgroup"
+	_ "github.com/prometheus/client_golang/exp/api/remote"
+)

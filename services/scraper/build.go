@@ -1,0 +1,185 @@
+package scraper
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/millrace/millrace/pkg/frame"
+)
+
+// A frame is closed at this many float samples or native histograms, so that a batch stays far below what a message may hold.
+const (
+	maxFrameSamples    = 4 * frame.MaxSeries
+	maxFrameHistograms = 256
+)
+
+// unit is a committed scrape on its way to the stream: its frames, and the dictionaries that they refer to.
+type unit struct {
+	dicts   []dict
+	frames  []encodedFrame
+	samples int
+	bytes   int
+}
+
+type encodedFrame struct {
+	data    []byte
+	time    int64
+	samples int
+}
+
+// build makes the scrape's frames. The caller holds the source's lock.
+func (a *appender) build(epoch uint64) *unit {
+	s := a.src
+	u := &unit{}
+	slices.SortStableFunc(a.hists, func(x, y frame.Histogram) int { return cmp.Compare(x.Index, y.Index) })
+	slices.SortStableFunc(a.exs, func(x, y frame.Exemplar) int { return cmp.Compare(x.Index, y.Index) })
+	hists, exs := a.hists, a.exs
+	a.fr = frame.Frame{Source: s.id, Epoch: epoch, Time: a.last, Sections: a.fr.Sections[:0]}
+	a.vbuf, a.tbuf, a.sbuf = a.vbuf[:0], a.tbuf[:0], a.sbuf[:0]
+	for _, d := range s.dicts {
+		end := uint32(d.start + d.n)
+		h := hists[:prefix(hists, func(x *frame.Histogram) bool { return x.Index < end })]
+		x := exs[:prefix(exs, func(x *frame.Exemplar) bool { return x.Index < end })]
+		hists, exs = hists[len(h):], exs[len(x):]
+		if c := a.seen.count(d.start, d.start+d.n); c > 0 || len(h) > 0 {
+			u.dicts = append(u.dicts, d)
+			a.addSections(u, &d, c, h, x)
+		}
+	}
+	a.closeFrame(u)
+	return u
+}
+
+// prefix returns how many leading items satisfy ok.
+func prefix[T any](list []T, ok func(*T) bool) int {
+	n := 0
+	for n < len(list) && ok(&list[n]) {
+		n++
+	}
+	return n
+}
+
+// addSections adds what the scrape has for the series of one dictionary, of which c have float samples.
+func (a *appender) addSections(u *unit, d *dict, c int, hists []frame.Histogram, exs []frame.Exemplar) {
+	sec := frame.Section{Dict: d.id, Series: d.n}
+	if len(exs) > 0 {
+		sec.Exemplars = slices.Clone(exs)
+		for i := range sec.Exemplars {
+			sec.Exemplars[i].Index -= uint32(d.start)
+		}
+	}
+	a.fillFloats(&sec, d, c)
+	hists = slices.Clone(hists)
+	for i := range hists {
+		hists[i].Index -= uint32(d.start)
+	}
+	n := min(len(hists), maxFrameHistograms)
+	sec.Histograms = hists[:n]
+	a.addSection(u, sec)
+	for hists = hists[n:]; len(hists) > 0; hists = hists[n:] {
+		n = min(len(hists), maxFrameHistograms)
+		a.addSection(u, frame.Section{Dict: d.id, Series: d.n, Present: []uint32{}, Histograms: hists[:n]})
+	}
+	if len(a.extra) > 0 {
+		a.addExtra(u, d)
+	}
+}
+
+// fillFloats gives the section the float samples: slices of the appender's own columns where the whole dictionary is present.
+func (a *appender) fillFloats(sec *frame.Section, d *dict, c int) {
+	from, to := d.start, d.start+d.n
+	if c == d.n {
+		sec.Values = a.vals[from:to]
+		sec.Times = a.times[from:to]
+		if len(a.starts) >= to {
+			sec.Starts = a.starts[from:to]
+		} else if len(a.starts) > from {
+			sec.Starts = append(slices.Clone(a.starts[from:]), make([]int64, to-len(a.starts))...)
+		}
+	} else {
+		sec.Present = make([]uint32, 0, c)
+		v, t, s := len(a.vbuf), len(a.tbuf), len(a.sbuf)
+		for i := from; i < to && i < len(a.vals); i++ {
+			if !a.seen.has(uint32(i)) {
+				continue
+			}
+			sec.Present = append(sec.Present, uint32(i-from))
+			a.vbuf = append(a.vbuf, a.vals[i])
+			a.tbuf = append(a.tbuf, a.times[i])
+			if len(a.starts) > 0 {
+				start := int64(0)
+				if i < len(a.starts) {
+					start = a.starts[i]
+				}
+				a.sbuf = append(a.sbuf, start)
+			}
+		}
+		sec.Values, sec.Times, sec.Starts = a.vbuf[v:], a.tbuf[t:], a.sbuf[s:]
+	}
+	if !slices.ContainsFunc(sec.Times, func(t int64) bool { return t != a.last }) {
+		sec.Times = nil
+	}
+	if !slices.ContainsFunc(sec.Starts, func(t int64) bool { return t != 0 }) {
+		sec.Starts = nil
+	}
+}
+
+// addExtra adds the second and further samples of series, in rounds of one sample a series.
+func (a *appender) addExtra(u *unit, d *dict) {
+	var rest []extraSample
+	for _, x := range a.extra {
+		if int(x.i) >= d.start && int(x.i) < d.start+d.n {
+			rest = append(rest, x)
+		}
+	}
+	for len(rest) > 0 {
+		var round, later []extraSample
+		taken := map[uint32]bool{}
+		for _, x := range rest {
+			if taken[x.i] {
+				later = append(later, x)
+				continue
+			}
+			taken[x.i] = true
+			round = append(round, x)
+		}
+		slices.SortFunc(round, func(x, y extraSample) int { return cmp.Compare(x.i, y.i) })
+		sec := frame.Section{Dict: d.id, Series: d.n, Present: []uint32{}}
+		for _, x := range round {
+			sec.Present = append(sec.Present, x.i-uint32(d.start))
+			sec.Values = append(sec.Values, x.v)
+			sec.Times = append(sec.Times, x.t)
+			sec.Starts = append(sec.Starts, x.st)
+		}
+		a.addSection(u, sec)
+		rest = later
+	}
+}
+
+func (a *appender) addSection(u *unit, sec frame.Section) {
+	a.fr.Sections = append(a.fr.Sections, sec)
+	samples, hists := 0, 0
+	for i := range a.fr.Sections {
+		samples += len(a.fr.Sections[i].Values)
+		hists += len(a.fr.Sections[i].Histograms)
+	}
+	if samples >= maxFrameSamples || hists >= maxFrameHistograms {
+		a.closeFrame(u)
+	}
+}
+
+// closeFrame encodes the sections gathered so far as one frame.
+func (a *appender) closeFrame(u *unit) {
+	if len(a.fr.Sections) == 0 {
+		return
+	}
+	a.src.seq++
+	a.fr.Seq = a.src.seq
+	n := a.fr.Samples()
+	a.ebuf = a.enc.Encode(a.ebuf[:0], &a.fr)
+	u.frames = append(u.frames, encodedFrame{data: slices.Clone(a.ebuf), time: a.fr.Time, samples: n})
+	u.samples += n
+	u.bytes += len(a.ebuf)
+	clear(a.fr.Sections)
+	a.fr.Sections = a.fr.Sections[:0]
+}

@@ -1,0 +1,263 @@
+package scraper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// queueLength is how many scrapes a publisher's mailbox takes; the bytes are bounded by Config.MaxPendingBytes before that.
+const queueLength = 1 << 14
+
+// publisher is the actor that writes one partition: it gathers frames into batches and publishes one batch after the other, the dictionaries
+// first that they refer to. What it has sealed but not got acknowledged stays in its state and is published first after a restart.
+type publisher struct {
+	svc       *Service
+	partition int
+	log       *slog.Logger
+	mailbox   *actor.Mailbox[*unit]
+	full      atomic.Int64 // scrapes dropped since the last log line
+
+	batch   frame.BatchWriter
+	bytes   int64  // of the units in batch and sealed, as counted in Service.pending
+	sealed  []byte // a message that is not acknowledged yet
+	header  frame.Header
+	next    uint64 // samples published to the partition so far
+	known   map[frame.DictID]time.Time
+	started bool
+
+	waiting atomic.Pointer[string] // on what, for people; nil while all is well
+}
+
+func newPublisher(svc *Service, partition int) *publisher {
+	return &publisher{
+		svc: svc, partition: partition, log: svc.cfg.Logger.With("partition", partition),
+		mailbox: actor.NewMailbox[*unit](queueLength), known: map[frame.DictID]time.Time{},
+	}
+}
+
+// offer takes a scrape, or refuses it where as much is held already as may be.
+func (p *publisher) offer(u *unit) bool {
+	size := int64(u.bytes)
+	if p.svc.pending.Add(size) <= p.svc.cfg.MaxPendingBytes && p.mailbox.Offer(u) {
+		return true
+	}
+	p.svc.pending.Add(-size)
+	p.full.Add(1)
+	return false
+}
+
+// Serve publishes until ctx ends, and then what it still holds, for as long as the stream takes it.
+func (p *publisher) Serve(ctx context.Context) error {
+	if !p.started {
+		if err := p.resume(ctx); err != nil {
+			return err
+		}
+		p.started = true
+	}
+	linger := time.NewTimer(time.Hour)
+	linger.Stop()
+	defer linger.Stop()
+	for {
+		if p.sealed != nil {
+			if err := p.publish(ctx); err != nil {
+				return p.ended(ctx, err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return p.drain()
+		case u := <-p.mailbox.C():
+			empty := p.batch.Size() == 0
+			if err := p.take(ctx, u); err != nil {
+				return p.ended(ctx, err)
+			}
+			if empty && p.batch.Size() > 0 {
+				linger.Reset(p.svc.cfg.Linger)
+			}
+		case <-linger.C:
+			p.seal()
+		}
+		if p.full.Load() > 0 {
+			p.reportDrops()
+		}
+	}
+}
+
+// ended says what Serve returns: a stopping actor still tries to publish what it holds.
+func (p *publisher) ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return p.drain()
+	}
+	return err
+}
+
+// resume continues the count of samples where the last batch of the partition leaves it.
+func (p *publisher) resume(ctx context.Context) error {
+	msg, err := p.svc.cfg.Conn.Last(ctx, stream.Frames, p.svc.cfg.Conn.Frames(p.partition))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	h, err := frame.ReadHeader(msg.Data)
+	if err != nil {
+		return fmt.Errorf("last batch of partition %d (message %d): %w", p.partition, msg.Seq, err)
+	}
+	p.next = h.First + uint64(h.Samples)
+	return nil
+}
+
+// take adds a scrape to the batch. Batches are published here as they fill.
+func (p *publisher) take(ctx context.Context, u *unit) error {
+	p.bytes += int64(u.bytes)
+	for i := range u.dicts {
+		if err := p.announce(ctx, &u.dicts[i]); err != nil {
+			return err
+		}
+	}
+	for _, f := range u.frames {
+		if p.batch.Size() > 0 && p.batch.Size()+len(f.data) > p.svc.cfg.MaxBatchBytes {
+			p.seal()
+			if err := p.publish(ctx); err != nil {
+				return err
+			}
+		}
+		p.batch.Add(f.data, f.time, f.samples)
+	}
+	if p.batch.Size() >= p.svc.cfg.MaxBatchBytes {
+		p.seal()
+		return p.publish(ctx)
+	}
+	return nil
+}
+
+// announce makes sure that the stream holds a dictionary, and will for longer than the frames that refer to it: it is published when the
+// stream does not have it, and again when half of its time is over.
+func (p *publisher) announce(ctx context.Context, d *dict) error {
+	at, ok := p.known[d.id]
+	if ok && time.Since(at) < p.svc.cfg.DictAge/2 {
+		return nil
+	}
+	conn := p.svc.cfg.Conn
+	subject := conn.Dict(p.partition, d.id)
+	if !ok {
+		msg, err := conn.Last(ctx, stream.Dicts, subject)
+		if err == nil && time.Since(msg.Time) < p.svc.cfg.DictAge/2 {
+			p.known[d.id] = msg.Time
+			return nil
+		}
+	}
+	if _, err := conn.Publish(ctx, &nats.Msg{Subject: subject, Data: d.msg}, p.wait); err != nil {
+		return fmt.Errorf("publishing a dictionary: %w", err)
+	}
+	p.waiting.Store(nil)
+	p.svc.metrics.dictionaries.Inc()
+	p.known[d.id] = time.Now()
+	p.forget()
+	return nil
+}
+
+// forget drops dictionaries from known that would be announced again anyway. The map stays as small as what is in use.
+func (p *publisher) forget() {
+	if len(p.known) < 1024 || len(p.known)&(len(p.known)-1) != 0 {
+		return
+	}
+	for id, at := range p.known {
+		if time.Since(at) >= p.svc.cfg.DictAge/2 {
+			delete(p.known, id)
+		}
+	}
+}
+
+// seal makes the batch a message.
+func (p *publisher) seal() {
+	if p.batch.Size() == 0 {
+		return
+	}
+	p.header = p.batch.Header()
+	p.sealed = p.batch.Seal(p.next)
+}
+
+// publish stores the sealed message. It is taken, in the sense of the promises, when this returns nil.
+func (p *publisher) publish(ctx context.Context) error {
+	if p.sealed == nil {
+		return nil
+	}
+	conn := p.svc.cfg.Conn
+	_, err := conn.Publish(ctx, &nats.Msg{Subject: conn.Frames(p.partition), Data: p.sealed}, p.wait)
+	switch {
+	case errors.Is(err, stream.ErrTooLarge):
+		p.log.Error("Dropping a batch that NATS does not take; raise max_payload of the NATS server", "frames", p.header.Frames, "samples", p.header.Samples, "err", err)
+		p.svc.metrics.droppedScrapes.Add(float64(p.header.Frames))
+		p.svc.metrics.droppedSamples.Add(float64(p.header.Samples))
+	case err != nil:
+		return err
+	default:
+		p.next += uint64(p.header.Samples)
+		p.svc.metrics.batches.Inc()
+		p.svc.metrics.batchBytes.Add(float64(len(p.sealed)))
+	}
+	p.waiting.Store(nil)
+	p.sealed = nil
+	p.svc.pending.Add(-p.bytes)
+	p.bytes = 0
+	return nil
+}
+
+// wait notes what the stream said to a failed try.
+func (p *publisher) wait(err error) {
+	p.svc.metrics.retries.Inc()
+	reason := err.Error()
+	if p.waiting.Swap(&reason) == nil {
+		p.log.Warn("The stream does not take messages; holding frames in memory and trying again", "err", err, "pending_bytes", p.svc.pending.Load())
+	}
+	p.reportDrops()
+}
+
+func (p *publisher) reportDrops() {
+	if n := p.full.Swap(0); n > 0 {
+		p.log.Error("Dropped whole scrapes because the stream does not take them and memory for waiting ones is full", "scrapes", n,
+			"limit_bytes", p.svc.cfg.MaxPendingBytes, "remedy", "mend the stream, or raise millrace.scraper.max_pending_bytes")
+	}
+}
+
+// drain publishes what is held when the service stops.
+func (p *publisher) drain() error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	if err := p.publish(ctx); err != nil {
+		return p.lost(err)
+	}
+	for {
+		select {
+		case u := <-p.mailbox.C():
+			if err := p.take(ctx, u); err != nil {
+				return p.lost(err)
+			}
+			continue
+		default:
+		}
+		p.seal()
+		if err := p.publish(ctx); err != nil {
+			return p.lost(err)
+		}
+		return nil
+	}
+}
+
+func (p *publisher) lost(err error) error {
+	p.log.Error("Stopping with frames that the stream did not take; they are lost", "bytes", p.svc.pending.Load(), "err", err)
+	return nil
+}

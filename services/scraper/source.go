@@ -1,0 +1,271 @@
+package scraper
+
+import (
+	"math/bits"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/millrace/millrace/pkg/frame"
+)
+
+// source is what the scraper knows of one source: its series, numbered in the order of their first appearance, and the dictionaries that
+// hold them. Its lock is held by whoever appends to it, which is one scrape loop, and briefly a second one when a target comes
+// back while the old loop still has staleness markers to write.
+type source struct {
+	id        uint64
+	partition int
+	job       string
+
+	mu         sync.Mutex
+	generation uint64 // goes into the refs; a new one makes all refs given out before stale
+	seq        uint64 // of the last frame
+	used       time.Time
+
+	series   []seriesState
+	table    []uint32 // open-addressed hash of the label sets: number of the series + 1
+	families []family
+	index    map[family]uint32
+	dicts    []dict
+	sealed   int // series[:sealed] stand in dicts
+
+	explicit  map[uint32]uint64            // value bits of series whose last sample had a timestamp of its own
+	exemplars map[uint32]exemplar.Exemplar // the newest of each series
+
+	peak float64 // decaying maximum of the series in a scrape
+}
+
+type seriesState struct {
+	labels labels.Labels
+	last   int64 // timestamp of the last committed sample
+	family uint32
+}
+
+type family struct {
+	name string
+	metadata.Metadata
+}
+
+// dict is a published, or about to be published, dictionary: series[start:start+n].
+type dict struct {
+	id       frame.DictID
+	start, n int
+	msg      []byte
+}
+
+// A ref is generation<<refBits | number+1 of the series.
+const refBits = 32
+
+func newSource(id uint64, partition int, job string, generation uint64) *source {
+	return &source{id: id, partition: partition, job: job, generation: generation,
+		table: make([]uint32, 64), families: make([]family, 1), index: map[family]uint32{{}: 0}}
+}
+
+func (s *source) ref(i uint32) storage.SeriesRef {
+	return storage.SeriesRef(s.generation<<refBits | uint64(i) + 1)
+}
+
+// lookup returns the number of the series, and makes one where it is new. ref is what an earlier lookup returned, or 0.
+func (s *source) lookup(ref storage.SeriesRef, ls labels.Labels, opts *storage.AOptions) uint32 {
+	var i uint32
+	switch {
+	case ref != 0 && uint64(ref)>>refBits == s.generation&(1<<refBits-1):
+		i = uint32(ref) - 1
+	default:
+		var ok bool
+		if i, ok = s.find(ls); !ok {
+			return s.add(ls, s.familyOf(opts))
+		}
+	}
+	if f := &s.families[s.series[i].family]; opts.MetricFamilyName != "" &&
+		(f.Help != opts.Metadata.Help || f.Type != opts.Metadata.Type || f.Unit != opts.Metadata.Unit || f.name != opts.MetricFamilyName) {
+		// Other metadata makes another dictionary entry. The old one stays unused until the next compaction.
+		last := s.series[i].last
+		i = s.add(ls, s.familyOf(opts))
+		s.series[i].last = last
+	}
+	return i
+}
+
+func (s *source) familyOf(opts *storage.AOptions) uint32 {
+	if opts.MetricFamilyName == "" {
+		return 0
+	}
+	f := family{opts.MetricFamilyName, opts.Metadata}
+	i, ok := s.index[f]
+	if !ok {
+		f.name = strings.Clone(f.name) // the caller's bytes are reused
+		i = uint32(len(s.families))
+		s.families = append(s.families, f)
+		s.index[f] = i
+	}
+	return i
+}
+
+// find looks a label set up. Of several entries with the same labels it finds the newest.
+func (s *source) find(ls labels.Labels) (uint32, bool) {
+	mask := uint32(len(s.table) - 1)
+	for h := uint32(ls.Hash()) & mask; s.table[h] != 0; h = (h + 1) & mask {
+		if i := s.table[h] - 1; labels.Equal(s.series[i].labels, ls) {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+func (s *source) add(ls labels.Labels, family uint32) uint32 {
+	i := uint32(len(s.series))
+	s.series = append(s.series, seriesState{labels: ls, family: family, last: minTime})
+	if len(s.series)*3 > len(s.table)*2 {
+		s.table = make([]uint32, 1<<bits.Len(uint(len(s.series)*2)))
+		for k := range s.series {
+			s.insert(uint32(k))
+		}
+		return i
+	}
+	s.insert(i)
+	return i
+}
+
+// insert enters a series into the table, in place of an older one with the same labels.
+func (s *source) insert(i uint32) {
+	ls := s.series[i].labels
+	mask := uint32(len(s.table) - 1)
+	h := uint32(ls.Hash()) & mask
+	for s.table[h] != 0 && !labels.Equal(s.series[s.table[h]-1].labels, ls) {
+		h = (h + 1) & mask
+	}
+	s.table[h] = i + 1
+}
+
+// seal puts the series that stand in no dictionary yet into new ones.
+func (s *source) seal() error {
+	for s.sealed < len(s.series) {
+		start, size := s.sealed, 0
+		var list []frame.Series
+		for _, st := range s.series[start:] {
+			f := &s.families[st.family]
+			size += st.labels.Len()*4 + labelBytes(st.labels)/4 // strings recur; the true size is not known before
+			if len(list) == frame.MaxSeries || len(list) > 0 && size > frame.MaxDictBytes {
+				break
+			}
+			list = append(list, frame.Series{Labels: st.labels, Family: f.name, Metadata: f.Metadata})
+		}
+		d, msg, err := frame.NewDictionary(s.job, list)
+		if err != nil {
+			return err
+		}
+		s.dicts = append(s.dicts, dict{id: d.ID, start: start, n: len(list), msg: msg})
+		s.sealed += len(list)
+	}
+	return nil
+}
+
+func labelBytes(ls labels.Labels) int {
+	n := 0
+	ls.Range(func(l labels.Label) { n += len(l.Name) + len(l.Value) })
+	return n
+}
+
+// Compaction follows when most series, or most dictionaries, are there for series that are gone.
+const (
+	compactSeries = 1000
+	compactDicts  = 16
+	peakDecay     = 0.95
+)
+
+// compact drops the series that keep does not name, where that is worth it. All refs become stale then; the scrape loops learn
+// the new ones as they append.
+func (s *source) compact(keep *bitmap, kept int, generation func() uint64) {
+	s.peak = max(float64(kept), s.peak*peakDecay)
+	full := int(s.peak)/frame.MaxSeries + 1
+	if float64(len(s.series)) <= 2*s.peak+compactSeries && len(s.dicts) <= compactDicts+2*full {
+		return
+	}
+	if float64(kept) < s.peak/2 {
+		return // a failed scrape says nothing about what is gone
+	}
+	old := s.series
+	explicit, exemplars := s.explicit, s.exemplars
+	s.series, s.dicts, s.sealed, s.explicit, s.exemplars = make([]seriesState, 0, kept), nil, 0, nil, nil
+	s.table = make([]uint32, 1<<bits.Len(uint(kept*2+32)))
+	s.generation = generation()
+	for i := range old {
+		if !keep.has(uint32(i)) {
+			continue
+		}
+		n := uint32(len(s.series))
+		s.series = append(s.series, old[i])
+		s.insert(n)
+		if v, ok := explicit[uint32(i)]; ok {
+			s.setExplicit(n, v)
+		}
+		if x, ok := exemplars[uint32(i)]; ok {
+			s.setExemplar(n, x)
+		}
+	}
+}
+
+func (s *source) setExplicit(i uint32, bits uint64) {
+	if s.explicit == nil {
+		s.explicit = map[uint32]uint64{}
+	}
+	s.explicit[i] = bits
+}
+
+func (s *source) setExemplar(i uint32, x exemplar.Exemplar) {
+	if s.exemplars == nil {
+		s.exemplars = map[uint32]exemplar.Exemplar{}
+	}
+	s.exemplars[i] = x
+}
+
+// bitmap is a set of series numbers.
+type bitmap struct{ words []uint64 }
+
+func (b *bitmap) has(i uint32) bool {
+	return int(i>>6) < len(b.words) && b.words[i>>6]&(1<<(i&63)) != 0
+}
+
+func (b *bitmap) set(i uint32) {
+	for int(i>>6) >= len(b.words) {
+		b.words = append(b.words, 0)
+	}
+	b.words[i>>6] |= 1 << (i & 63)
+}
+
+func (b *bitmap) clear(i uint32) {
+	if int(i>>6) < len(b.words) {
+		b.words[i>>6] &^= 1 << (i & 63)
+	}
+}
+
+func (b *bitmap) reset() {
+	clear(b.words)
+	b.words = b.words[:0]
+}
+
+// count returns how many of [from, to) are in the set.
+func (b *bitmap) count(from, to int) int {
+	n := 0
+	for i := from; i < to; {
+		if i&63 == 0 && to-i >= 64 {
+			if i>>6 >= len(b.words) {
+				return n
+			}
+			n += bits.OnesCount64(b.words[i>>6])
+			i += 64
+			continue
+		}
+		if b.has(uint32(i)) {
+			n++
+		}
+		i++
+	}
+	return n
+}

@@ -1,0 +1,39 @@
+package scraper
+
+import (
+	"fmt"
+
+	"github.com/prometheus/prometheus/scrape"
+
+	"github.com/millrace/millrace/pkg/target"
+)
+
+// Targets returns the targets that are scraped now, by job.
+func (s *Service) Targets() map[string][]*scrape.Target {
+	s.mu.Lock()
+	manager := s.manager
+	s.mu.Unlock()
+	if manager == nil {
+		return nil
+	}
+	return manager.TargetsActive()
+}
+
+// Waiting says on what the service waits; nothing means that all is well.
+func (s *Service) Waiting() []string {
+	var reasons []string
+	for _, p := range s.publishers {
+		if r := p.waiting.Load(); r != nil {
+			reasons = append(reasons, fmt.Sprintf("partition %d waits for the stream: %s", p.partition, *r))
+		}
+	}
+	return reasons
+}
+
+// Discovered returns the targets as discovery published them, by ID.
+func (s *Service) Discovered() map[uint64]*target.Target {
+	if m := s.discovered.Load(); m != nil {
+		return *m
+	}
+	return nil
+}

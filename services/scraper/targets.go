@@ -1,0 +1,154 @@
+package scraper
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/alecthomas/units"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/common/model"
+	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/discovery/targetgroup"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/relabel"
+
+	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/target"
+)
+
+// watcher is the actor that follows the stream of final targets and hands the scrape manager its target sets.
+type watcher struct {
+	svc *Service
+}
+
+// settle is how long the watcher waits for more changes before it passes on what it has.
+const settle = 100 * time.Millisecond
+
+// Serve reads the last message of every target, then every change.
+func (w *watcher) Serve(ctx context.Context) error {
+	conn := w.svc.cfg.Conn
+	oc, err := conn.JS.OrderedConsumer(ctx, conn.Stream(stream.Targets), jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{conn.AllTargets()}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
+	})
+	if err != nil {
+		return fmt.Errorf("reading targets: %w", err)
+	}
+	info, err := oc.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("reading targets: %w", err)
+	}
+	it, err := oc.Messages()
+	if err != nil {
+		return fmt.Errorf("reading targets: %w", err)
+	}
+	defer it.Stop()
+	targets := map[uint64]*target.Target{}
+	left := info.NumPending // of the targets that were there before
+	changed := left == 0
+	for {
+		select {
+		case <-w.svc.resend:
+			changed = true
+		default:
+		}
+		wait, cancel := context.WithTimeout(ctx, settle)
+		msg, err := it.Next(jetstream.NextContext(wait))
+		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		switch {
+		case err == nil:
+			w.apply(targets, msg)
+			left -= min(left, 1)
+			changed = true
+			continue
+		case wait.Err() == nil:
+			return fmt.Errorf("reading targets: %w", err)
+		}
+		if changed && left == 0 {
+			if err := w.send(ctx, targets); err != nil {
+				return nil
+			}
+			changed = false
+		}
+	}
+}
+
+// apply takes one message. A target that cannot be read is left as it was, and named in the log.
+func (w *watcher) apply(targets map[uint64]*target.Target, msg jetstream.Msg) {
+	id, err := w.svc.cfg.Conn.SourceOf(msg.Subject())
+	if err != nil {
+		w.svc.cfg.Logger.Error("Ignoring a message among the targets", "err", err)
+		return
+	}
+	if len(msg.Data()) == 0 {
+		delete(targets, id)
+		return
+	}
+	t, err := target.Decode(msg.Data())
+	if err != nil {
+		w.svc.cfg.Logger.Error("Ignoring a target that cannot be read", "subject", msg.Subject(), "err", err)
+		return
+	}
+	targets[id] = t
+}
+
+// send hands all targets to the scrape manager, one group a target.
+func (w *watcher) send(ctx context.Context, targets map[uint64]*target.Target) error {
+	sets := map[string][]*targetgroup.Group{}
+	for _, job := range w.svc.jobs() {
+		sets[job] = nil
+	}
+	discovered := make(map[uint64]*target.Target, len(targets))
+	for id, t := range targets {
+		if _, ok := sets[t.Job]; !ok {
+			continue // a job that this process's configuration does not have, or not any more
+		}
+		sets[t.Job] = append(sets[t.Job], &targetgroup.Group{Source: fmt.Sprintf("%016x", id), Targets: []model.LabelSet{labelSet(t)}})
+		discovered[id] = t
+	}
+	w.svc.discovered.Store(&discovered)
+	select {
+	case w.svc.sets <- sets:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+const absentPrefix = "__millrace_absent_"
+
+// labelSet returns the target's labels for the scrape manager. Labels that relabelling has removed are marked, so that the scrape
+// manager does not fill them in from the configuration again; see scrapeConfig.
+func labelSet(t *target.Target) model.LabelSet {
+	set := make(model.LabelSet, t.Labels.Len()+len(t.Absent))
+	t.Labels.Range(func(l labels.Label) { set[model.LabelName(l.Name)] = model.LabelValue(l.Value) })
+	for _, name := range t.Absent {
+		set[model.LabelName(absentPrefix+name)] = "1"
+	}
+	return set
+}
+
+// absentable are the labels that Prometheus adds to a target which does not have them.
+var absentable = []string{model.JobLabel, model.SchemeLabel, model.MetricsPathLabel}
+
+// scrapeConfig returns the configuration of a job as the scrape manager gets it: targets come relabelled, so what is left of relabelling is to
+// remove what relabelling had removed.
+func scrapeConfig(c *promconfig.ScrapeConfig, maxBody int64) *promconfig.ScrapeConfig {
+	own := *c
+	own.ServiceDiscoveryConfigs = nil
+	own.RelabelConfigs = nil
+	for _, name := range absentable {
+		own.RelabelConfigs = append(own.RelabelConfigs, &relabel.Config{
+			SourceLabels: model.LabelNames{model.LabelName(absentPrefix + name)}, Separator: ";",
+			Regex: relabel.MustNewRegexp("1"), TargetLabel: name, Replacement: "", Action: relabel.Replace,
+			NameValidationScheme: model.UTF8Validation,
+		})
+	}
+	if own.BodySizeLimit == 0 {
+		own.BodySizeLimit = units.Base2Bytes(maxBody)
+	}
+	return &own
+}
