@@ -18,8 +18,10 @@ type generated struct {
 	// churned is how many series are replaced at each scrape.
 	churned      float64
 	reorderEvery int
-	encoders     encoders
-	buffers      sync.Pool
+	// tokens are the compressed lines, for each family; nil if the lines or their order change.
+	tokens   [][][]token
+	encoders encoders
+	buffers  sync.Pool
 }
 
 func newGenerated(config Config) (*generated, error) {
@@ -32,7 +34,24 @@ func newGenerated(config Config) (*generated, error) {
 	var err error
 	// One series is the number of the scrape.
 	g.families, err = buildFamilies(config.Series-1, config.ChurnPercent > 0)
+	if err == nil && config.ChurnPercent == 0 && config.ReorderEvery == 0 {
+		g.compress()
+	}
 	return g, err
+}
+
+// compress makes the tokens of all lines.
+func (g *generated) compress() {
+	var before []byte
+	g.tokens = make([][][]token, len(g.families))
+	for i, f := range g.families {
+		for _, block := range f.blocks {
+			for _, s := range block {
+				g.tokens[i] = append(g.tokens[i], tokenize(s.prefix, before))
+				before = s.prefix
+			}
+		}
+	}
 }
 
 // buffers are the plain and the encoded body of one request.
@@ -40,9 +59,16 @@ type buffers struct{ plain, encoded []byte }
 
 func (g *generated) body(t *target, n uint64, _ http.Header, encoding string) (body, error) {
 	b := g.buffers.Get().(*buffers)
-	b.plain = g.appendBody(b.plain[:0], t.seed, n)
-	data := b.plain
-	if encoding != "" {
+	var data []byte
+	switch {
+	case encoding == "":
+		b.plain = g.appendBody(b.plain[:0], t.seed, n)
+		data = b.plain
+	case encoding == "gzip" && g.tokens != nil:
+		b.plain, b.encoded = g.appendGzip(b.plain[:0], b.encoded[:0], t.seed, n)
+		data = b.encoded
+	default:
+		b.plain = g.appendBody(b.plain[:0], t.seed, n)
 		var err error
 		if b.encoded, err = g.encoders.append(b.encoded[:0], encoding, b.plain); err != nil {
 			return body{}, err
@@ -83,6 +109,35 @@ func (g *generated) appendBody(dst []byte, seed, n uint64) []byte {
 		}
 	}
 	return appendScrape(dst, n)
+}
+
+// appendGzip appends the text of scrape n to plain, and its gzip encoding to encoded.
+func (g *generated) appendGzip(plain, encoded []byte, seed, n uint64) ([]byte, []byte) {
+	var d deflater
+	d.begin(encoded)
+	before := 0
+	for i := range g.families {
+		f := &g.families[i]
+		plain = append(plain, f.header...)
+		d.literals(f.header)
+		tokens := g.tokens[i]
+		for _, block := range f.blocks {
+			for k := range block {
+				start := len(plain)
+				plain = append(plain, block[k].prefix...)
+				d.line(tokens[0], start-before)
+				before, tokens = start, tokens[1:]
+				value := len(plain)
+				plain = block[k].code.WithSeed(seed).Append(plain, n)
+				plain = append(plain, '\n')
+				d.literals(plain[value:])
+			}
+		}
+	}
+	tail := len(plain)
+	plain = appendScrape(plain, n)
+	d.literals(plain[tail:])
+	return plain, d.end(plain)
 }
 
 // generation is how often the series at index has been replaced before scrape n. Each scrape replaces the next series in

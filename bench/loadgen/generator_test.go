@@ -135,8 +135,12 @@ func TestTextIsAcceptedByTheExpositionParser(t *testing.T) {
 }
 
 func TestEncodingsHoldTheSameBody(t *testing.T) {
-	for _, kind := range []Kind{Generated, Recorded} {
-		_, url := start(t, Config{Kind: kind, Targets: 2})
+	for _, config := range []Config{
+		{}, {Series: 1}, {Series: 45}, {Series: 5000}, {ChurnPercent: 1, ReorderEvery: 2}, {Kind: Recorded},
+	} {
+		config.Targets = 2
+		kind := fmt.Sprint(config)
+		_, url := start(t, config)
 		for n := 1; n <= 50; n += 7 {
 			at := fmt.Sprintf("%s/target/1/metrics?n=%d", url, n)
 			_, want := get(t, at, "identity")

@@ -12,5 +12,7 @@
 //   - changed: the series had another value for the timestamp or another timestamp for the scrape, or no scrape ever had
 //     that value.
 //
-// Decoding and verifying costs about 0.2 µs of CPU per sample, because it shares the machine with what is measured.
+// Decoding and verifying is made to cost little, because it shares the machine with what is measured: bodies are scanned
+// without building objects, and a series is found by the hash of its encoded labels. Memory grows with the number of series
+// and, slowly, with that of scrapes; see [Receiver.Reset].
 package receiver

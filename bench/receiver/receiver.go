@@ -1,11 +1,11 @@
 package receiver
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io"
 	"mime"
 	"net/http"
 	"strconv"
@@ -113,7 +113,11 @@ func (r *Receiver) serveWrite(w http.ResponseWriter, request *http.Request) {
 		r.refuse(w, http.StatusUnsupportedMediaType, err)
 		return
 	}
-	compressed, err := io.ReadAll(http.MaxBytesReader(w, request.Body, int64(r.config.MaxBodyBytes)))
+	wire := wires.Get().(*bytes.Buffer)
+	defer wires.Put(wire)
+	wire.Reset()
+	_, err = wire.ReadFrom(http.MaxBytesReader(w, request.Body, int64(r.config.MaxBodyBytes)))
+	compressed := wire.Bytes()
 	if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
 		r.refuse(w, http.StatusRequestEntityTooLarge, err)
 		return
@@ -133,10 +137,7 @@ func (r *Receiver) serveWrite(w http.ResponseWriter, request *http.Request) {
 		r.refuse(w, http.StatusRequestEntityTooLarge, fmt.Errorf("body decodes to %d bytes, at most %d are taken", size, r.config.MaxBodyBytes))
 		return
 	}
-	buffer, _ := bodies.Get().(*[]byte)
-	if buffer == nil {
-		buffer = new([]byte)
-	}
+	buffer := bodies.Get().(*[]byte)
 	defer bodies.Put(buffer)
 	body, err := snappy.Decode((*buffer)[:cap(*buffer)], compressed)
 	if err != nil {
@@ -169,7 +170,11 @@ func (r *Receiver) serveWrite(w http.ResponseWriter, request *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-var bodies sync.Pool
+// wires and bodies hold buffers for bodies as they come, and decoded.
+var (
+	wires  = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+	bodies = sync.Pool{New: func() any { return new([]byte) }}
+)
 
 // protocol tells whether a request is remote_write 2.0 rather than 1.0.
 func protocol(header http.Header) (v2 bool, err error) {

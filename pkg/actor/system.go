@@ -37,12 +37,33 @@ type System struct {
 type metrics struct {
 	restarts *prometheus.CounterVec
 	running  *prometheus.GaugeVec
+
+	mu    sync.Mutex
+	count map[string]uint64 // restarts by kind
+}
+
+func (m *metrics) restarted(kind string) {
+	m.restarts.WithLabelValues(kind).Inc()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.count[kind]++
+}
+
+// Restarts returns how often actors of the given kinds have been started again, in this system and all that share its metrics.
+func (s *System) Restarts(kinds ...string) (n uint64) {
+	s.metrics.mu.Lock()
+	defer s.metrics.mu.Unlock()
+	for _, k := range kinds {
+		n += s.metrics.count[k]
+	}
+	return n
 }
 
 // NewSystem returns an empty system. Restarts are logged, and counted in millrace_actor_restarts_total by the kind of actor, which is the
 // part of its name before the first space.
 func NewSystem(name string, logger *slog.Logger, reg prometheus.Registerer) *System {
 	m := &metrics{
+		count: map[string]uint64{},
 		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "millrace_actor_restarts_total", Help: "Times that an actor failed and was started again.",
 		}, []string{"actor"}),
@@ -170,7 +191,7 @@ func (w *supervised) Serve(ctx context.Context) error {
 			w.pause = 0
 		}
 		w.pause = min(max(2*w.pause, firstPause), maxPause)
-		w.sys.metrics.restarts.WithLabelValues(w.kind).Inc()
+		w.sys.metrics.restarted(w.kind)
 		w.sys.log.Error("An actor failed and starts again", "actor", w.name, "err", err, "pause", w.pause)
 		select {
 		case <-ctx.Done():

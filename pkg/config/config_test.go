@@ -114,7 +114,7 @@ func TestEverySettingOfTheBlockIsRead(t *testing.T) {
 			Rejected:     Retention{MaxAge: 7 * day, MaxBytes: MiB},
 		},
 		Scraper: Scraper{
-			Linger: model.Duration(time.Second), MaxBatchBytes: 512 * KiB, MaxPendingBytes: 128 * MiB, StartTimestamps: true,
+			Linger: model.Duration(time.Second), MaxBatchBytes: 512 * KiB, MaxPendingBytes: 128 * MiB, MaxBodyBytes: 64 * MiB, StartTimestamps: true,
 		},
 		Writer: Writer{LabelCacheBytes: 32 * MiB, ReadAheadBytes: 4 * MiB},
 	}

@@ -109,6 +109,9 @@ type Scraper struct {
 	// MaxPendingBytes bounds the frames held in memory while the stream does not answer; beyond it whole scrapes are
 	// dropped and counted. At least 1MiB. Default 64MiB.
 	MaxPendingBytes ByteSize `yaml:"max_pending_bytes"`
+	// MaxBodyBytes is the body_size_limit, after decompression, of scrape configs that set none: no target can make the
+	// scraper take more memory than that. At least 64KiB. Default 128MiB.
+	MaxBodyBytes ByteSize `yaml:"max_body_bytes"`
 	// StartTimestamps reads the start timestamps of counters where targets expose them, as Prometheus does with its
 	// feature flag st-storage. Default false.
 	StartTimestamps bool `yaml:"start_timestamps"`
@@ -119,7 +122,7 @@ type Writer struct {
 	// LabelCacheBytes is the memory for label sets encoded for the wire, per process; at least 1MiB. Default 64MiB.
 	LabelCacheBytes ByteSize `yaml:"label_cache_bytes"`
 	// ReadAheadBytes is how many bytes of batches are read ahead for one endpoint and partition at most; all together
-	// hold at most this times the endpoints times the partitions that this process owns. At least 1MiB. Default 8MiB.
+	// hold at most this times the endpoints times the partitions that this process owns. At least 1MiB. Default 1MiB.
 	ReadAheadBytes ByteSize `yaml:"read_ahead_bytes"`
 }
 
@@ -155,8 +158,9 @@ func baseMillrace() Millrace {
 			Linger:          model.Duration(500 * time.Millisecond),
 			MaxBatchBytes:   256 * KiB,
 			MaxPendingBytes: 64 * MiB,
+			MaxBodyBytes:    128 * MiB,
 		},
-		Writer: Writer{LabelCacheBytes: 64 * MiB, ReadAheadBytes: 8 * MiB},
+		Writer: Writer{LabelCacheBytes: 64 * MiB, ReadAheadBytes: MiB},
 	}
 }
 

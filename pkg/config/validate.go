@@ -36,6 +36,7 @@ func (d *decoder) validate(m *Millrace) {
 	}
 	d.sizeBetween(scraper+"max_batch_bytes", m.Scraper.MaxBatchBytes, minBatchBytes, maxBatchBytes)
 	d.sizeBetween(scraper+"max_pending_bytes", m.Scraper.MaxPendingBytes, MiB, maxByteSize)
+	d.sizeBetween(scraper+"max_body_bytes", m.Scraper.MaxBodyBytes, 64*KiB, maxByteSize)
 	d.sizeBetween(writer+"label_cache_bytes", m.Writer.LabelCacheBytes, MiB, maxByteSize)
 	d.sizeBetween(writer+"read_ahead_bytes", m.Writer.ReadAheadBytes, MiB, maxByteSize)
 }

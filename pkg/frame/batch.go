@@ -155,7 +155,8 @@ func (b *Batch) Buffer() []byte { return b.buf[:0] }
 var (
 	encoders = sync.Pool{New: func() any {
 		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-			zstd.WithEncoderCRC(true), zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true))
+			zstd.WithEncoderCRC(true), zstd.WithSingleSegment(true), // a single segment always notes its size
+			zstd.WithWindowSize(512<<10), zstd.WithLowerEncoderMem(true))
 		if err != nil {
 			panic(err) // the options are constants
 		}
@@ -178,14 +179,21 @@ func compress(dst, raw []byte) []byte {
 	return e.EncodeAll(raw, dst)
 }
 
-// decompress appends what packed holds to dst. The result must have the announced size, which must not be above limit.
+// decompress appends what packed holds to dst, which has to be empty. The result must have the announced size, which must not be above
+// limit. What packed itself says of its size is compared first: a bomb is refused before it is unpacked.
 func decompress(dst, packed []byte, size, limit int) ([]byte, error) {
 	if size > limit {
 		return nil, fmt.Errorf("%w: %d bytes unpacked, the most is %d", ErrCorrupt, size, limit)
 	}
+	if size == 0 && len(packed) == 0 {
+		return dst, nil
+	}
 	var head zstd.Header
-	if err := head.Decode(packed); err == nil && head.HasFCS && head.FrameContentSize != uint64(size) {
-		return nil, fmt.Errorf("%w: %d bytes packed, %d announced", ErrCorrupt, head.FrameContentSize, size)
+	if err := head.Decode(packed); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if !head.HasFCS || head.FrameContentSize != uint64(size) {
+		return nil, fmt.Errorf("%w: %d bytes packed (noted: %t), %d announced", ErrCorrupt, head.FrameContentSize, head.HasFCS, size)
 	}
 	d := decoders.Get().(*zstd.Decoder)
 	defer decoders.Put(d)

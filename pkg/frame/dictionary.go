@@ -253,3 +253,6 @@ func blockID(block []byte) (id DictID) {
 	copy(id[:], sum[:])
 	return id
 }
+
+// Packed returns the bytes that the packed series take in memory.
+func (r *Relabelled) Packed() int { return len(r.block) + 128 }

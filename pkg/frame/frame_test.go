@@ -89,7 +89,7 @@ func TestFrameKeepsEveryStartTimestamp(t *testing.T) {
 func TestFrameRandomRoundTrip(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	used := new(Frame)
-	for i := range 500 {
+	for i := range 60 {
 		f := randomFrame(rng)
 		b := encode(f)
 		diff(t, fmt.Sprintf("frame %d", i), decodeNew(t, b), f)

@@ -13,6 +13,9 @@ import (
 // ErrDisagrees is returned where an existing stream does not fit the configuration and cannot be changed to.
 var ErrDisagrees = errors.New("the stream disagrees with the configuration")
 
+// ErrServer is returned where the NATS server lacks what the streams need.
+var ErrServer = errors.New("the NATS server is too old")
+
 // Layout says what streams there are to be.
 type Layout struct {
 	// Partitions is fixed when the streams are made.
@@ -121,7 +124,7 @@ func (c *Conn) checkServer() error {
 		return fmt.Errorf("NATS server at %s has the version %q: %w", c.NC.ConnectedUrlRedacted(), v, err)
 	}
 	if major < 2 || major == 2 && minor < 11 {
-		return fmt.Errorf("NATS server at %s is version %s; Millrace needs 2.11 or newer", c.NC.ConnectedUrlRedacted(), v)
+		return fmt.Errorf("%w: %s is version %s; Millrace needs 2.11 or newer", ErrServer, c.NC.ConnectedUrlRedacted(), v)
 	}
 	return nil
 }
@@ -132,6 +135,8 @@ type State struct {
 	Stream string
 	// Messages and Bytes are what is stored now; Limit is the most bytes, 0 for none.
 	Messages, Bytes, Limit uint64
+	// Age is how long a message is kept; 0 for ever.
+	Age time.Duration
 	// First and Last are sequence numbers; Oldest is when the message at First was stored.
 	First, Last uint64
 	Oldest      time.Time
@@ -147,7 +152,7 @@ func (c *Conn) States(ctx context.Context) ([]State, error) {
 		}
 		info := s.CachedInfo()
 		states = append(states, State{
-			Stream: name, Messages: info.State.Msgs, Bytes: info.State.Bytes, Limit: uint64(max(info.Config.MaxBytes, 0)),
+			Stream: name, Messages: info.State.Msgs, Bytes: info.State.Bytes, Limit: uint64(max(info.Config.MaxBytes, 0)), Age: info.Config.MaxAge,
 			First: info.State.FirstSeq, Last: info.State.LastSeq, Oldest: info.State.FirstTime,
 		})
 	}

@@ -46,6 +46,8 @@ type Message struct {
 	// Seq is the sequence number in the stream; Time is when it was stored.
 	Seq  uint64
 	Time time.Time
+	// Pending is how many more messages a mailbox had for its reader when this one was delivered.
+	Pending uint64
 }
 
 // Mailbox delivers the messages of a subject in the order of the stream, from the position on that its reader has reached. It
@@ -180,7 +182,7 @@ func (m *Mailbox) Next(ctx context.Context) (Message, error) {
 	m.mu.Lock()
 	m.read = meta.Sequence.Stream
 	m.mu.Unlock()
-	return Message{Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp}, nil
+	return Message{Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, Pending: meta.NumPending}, nil
 }
 
 // Handled says that the message with this number, and all before it, are done with, and sets the mark. It only notes: the

@@ -83,6 +83,9 @@ func (n Names) RelabelledPartition(endpoint string, partition int) string {
 // Frames returns the subject of a partition's batches: "millrace.frames.3".
 func (n Names) Frames(partition int) string { return fmt.Sprintf("%s.frames.%d", n.Prefix, partition) }
 
+// Ask returns the subject on which a writer asks for a dictionary of a partition to be relabelled again. It is not stored.
+func (n Names) Ask(partition int) string { return fmt.Sprintf("%s.ask.relabel.%d", n.Prefix, partition) }
+
 // Rejected returns the subject of what an endpoint refused: "millrace.rejected.<endpoint>".
 func (n Names) Rejected(endpoint string) string { return n.Prefix + ".rejected." + endpoint }
 

@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/prometheus/scrape"
 
+	"github.com/millrace/millrace/pkg/counter"
 	"github.com/millrace/millrace/pkg/target"
 )
 
@@ -36,4 +37,18 @@ func (s *Service) Discovered() map[uint64]*target.Target {
 		return *m
 	}
 	return nil
+}
+
+// Stats are the numbers that tell most about the service.
+type Stats struct {
+	// Samples and DroppedScrapes count since the process started.
+	Samples, DroppedScrapes float64
+	// Series is how many the scraper knows now.
+	Series int
+}
+
+// Stats returns the present numbers.
+func (s *Service) Stats() Stats {
+	_, series := s.sources.counts()
+	return Stats{Samples: counter.Value(s.metrics.samples), DroppedScrapes: counter.Value(s.metrics.droppedScrapes), Series: series}
 }

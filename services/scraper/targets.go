@@ -118,6 +118,9 @@ func (w *watcher) send(ctx context.Context, targets map[uint64]*target.Target) e
 	}
 }
 
+// TargetLabel is a label, not exposed to the samples, that carries the ID of the target as discovery published it.
+const TargetLabel = "__millrace_target__"
+
 const absentPrefix = "__millrace_absent_"
 
 // labelSet returns the target's labels for the scrape manager. Labels that relabelling has removed are marked, so that the scrape
@@ -125,6 +128,7 @@ const absentPrefix = "__millrace_absent_"
 func labelSet(t *target.Target) model.LabelSet {
 	set := make(model.LabelSet, t.Labels.Len()+len(t.Absent))
 	t.Labels.Range(func(l labels.Label) { set[model.LabelName(l.Name)] = model.LabelValue(l.Value) })
+	set[TargetLabel] = model.LabelValue(fmt.Sprintf("%016x", t.ID))
 	for _, name := range t.Absent {
 		set[model.LabelName(absentPrefix+name)] = "1"
 	}

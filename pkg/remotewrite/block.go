@@ -1,0 +1,224 @@
+package remotewrite
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"strings"
+	"unsafe"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+
+	"github.com/millrace/millrace/pkg/frame"
+)
+
+// Block is the final series of one dictionary, encoded for one protocol. It is immutable and safe for concurrent use. It
+// holds a handful of slices without pointers in them, so the garbage collector has nothing to scan.
+type Block struct {
+	series  int
+	dropped int
+
+	// For V1: the Label fields of series i are fields[ends[i]:ends[i+1]].
+	fields []byte
+	ends   []int
+
+	// For V2: the labels of series i are refs[rows[i].refs:rows[i+1].refs], each the index of a name and value in pairs.
+	rows  []row
+	refs  []uint32
+	pairs []pair
+	metas []meta
+	// Symbol i is text[starts[i]:starts[i+1]]. The empty string is a symbol like any other.
+	text   string
+	starts []uint32
+	hashes []uint32
+}
+
+type row struct {
+	refs uint32 // where the series' labels begin in Block.refs
+	meta uint32 // one more than the index in Block.metas; 0: nothing is known
+}
+
+// pair is a label: the symbols of its name and value. Series share most of their labels, so a request encodes each once.
+type pair struct{ name, value uint32 }
+
+type meta struct {
+	kind       uint32 // writev2.Metadata_MetricType
+	help, unit uint32 // symbols
+}
+
+// NewBlock encodes a dictionary's final series. A series with an empty label set is a dropped one. It keeps no memory of
+// the series.
+func NewBlock(p Protocol, series []frame.Series) *Block {
+	b := &Block{series: len(series)}
+	for i := range series {
+		if series[i].Labels.IsEmpty() {
+			b.dropped++
+		}
+	}
+	if p == V2 {
+		b.encodeV2(series)
+	} else {
+		b.encodeV1(series)
+	}
+	return b
+}
+
+// Series returns how many series the dictionary has, dropped ones included.
+func (b *Block) Series() int { return b.series }
+
+// AllKept reports whether no series is dropped.
+func (b *Block) AllKept() bool { return b.dropped == 0 }
+
+// Kept reports whether series i is to be sent: its label set is not empty.
+func (b *Block) Kept(i uint32) bool {
+	if b.ends != nil {
+		return b.ends[i] != b.ends[i+1]
+	}
+	return b.rows[i].refs != b.rows[i+1].refs
+}
+
+// Bytes returns the memory that the block holds.
+func (b *Block) Bytes() int {
+	return int(unsafe.Sizeof(*b)) + cap(b.fields) + size(b.ends) + size(b.rows) + size(b.refs) + size(b.pairs) + size(b.metas) +
+		len(b.text) + size(b.starts) + size(b.hashes)
+}
+
+func size[E any](s []E) int {
+	var e E
+	return cap(s) * int(unsafe.Sizeof(e))
+}
+
+// Labels returns the label set of series i, decoded again: for messages, not for the hot path.
+func (b *Block) Labels(i uint32) labels.Labels {
+	builder := labels.NewScratchBuilder(16)
+	if b.ends != nil {
+		for f := b.fields[b.ends[i]:b.ends[i+1]]; len(f) > 0; {
+			var label, name, value []byte
+			label, f = field(f)
+			name, label = field(label)
+			value, _ = field(label)
+			builder.Add(string(name), string(value))
+		}
+		return builder.Labels()
+	}
+	for _, ref := range b.refs[b.rows[i].refs:b.rows[i+1].refs] {
+		p := b.pairs[ref]
+		builder.Add(strings.Clone(b.symbol(p.name)), strings.Clone(b.symbol(p.value)))
+	}
+	return builder.Labels()
+}
+
+// field splits off the first field, which has a tag of one byte and a length.
+func field(b []byte) (content, rest []byte) {
+	size, n := binary.Uvarint(b[1:])
+	b = b[1+n:]
+	return b[:size], b[size:]
+}
+
+func (b *Block) encodeV1(series []frame.Series) {
+	total := 0
+	for i := range series {
+		series[i].Labels.Range(func(l labels.Label) { total += fieldSize(labelSize(l)) })
+	}
+	b.fields = make([]byte, 0, total)
+	b.ends = make([]int, 1, len(series)+1)
+	for i := range series {
+		series[i].Labels.Range(func(l labels.Label) { b.fields = appendLabel(b.fields, l) })
+		b.ends = append(b.ends, len(b.fields))
+	}
+}
+
+// appendLabel appends a label as a field 1 of a message, which it is in V1's TimeSeries and Exemplar.
+func appendLabel(b []byte, l labels.Label) []byte {
+	b = append(b, 1<<3|wireBytes)
+	b = binary.AppendUvarint(b, uint64(labelSize(l)))
+	b = appendString(b, 1, l.Name)
+	return appendString(b, 2, l.Value)
+}
+
+func labelSize(l labels.Label) int { return fieldSize(len(l.Name)) + fieldSize(len(l.Value)) }
+
+// symbolSeed makes the hashes of symbols, which never leave the process, unguessable to those who choose label values.
+var symbolSeed = maphash.MakeSeed()
+
+func hashSymbol(s string) uint32 { return uint32(maphash.String(symbolSeed, s)) }
+
+// blockBuilder finds what series of a block have in common.
+type blockBuilder struct {
+	*Block
+	text    strings.Builder
+	symbols map[string]uint32
+	pairs   map[pair]uint32
+	metas   map[metadata.Metadata]uint32
+}
+
+func (b *Block) encodeV2(series []frame.Series) {
+	w := blockBuilder{
+		Block:   b,
+		symbols: make(map[string]uint32, 2*len(series)),
+		pairs:   make(map[pair]uint32, 2*len(series)),
+		metas:   make(map[metadata.Metadata]uint32),
+	}
+	total := 0
+	for i := range series {
+		total += series[i].Labels.Len()
+	}
+	b.rows = make([]row, len(series)+1)
+	b.refs = make([]uint32, 0, total)
+	b.starts = append(b.starts, 0)
+	for i := range series {
+		b.rows[i] = row{refs: uint32(len(b.refs))}
+		if series[i].Labels.IsEmpty() {
+			continue
+		}
+		b.rows[i].meta = w.meta(&series[i].Metadata)
+		series[i].Labels.Range(func(l labels.Label) { b.refs = append(b.refs, w.pair(l)) })
+	}
+	b.rows[len(series)].refs = uint32(len(b.refs))
+	b.text = strings.Clone(w.text.String())
+	b.pairs, b.metas = clip(b.pairs), clip(b.metas)
+	b.starts, b.hashes = clip(b.starts), clip(b.hashes)
+}
+
+// clip returns s in memory of just its size.
+func clip[E any](s []E) []E { return append(make([]E, 0, len(s)), s...) }
+
+func (b *Block) symbol(id uint32) string { return b.text[b.starts[id]:b.starts[id+1]] }
+
+func (w *blockBuilder) symbol(s string) uint32 {
+	id, ok := w.symbols[s]
+	if !ok {
+		id = uint32(len(w.hashes))
+		w.symbols[s] = id
+		w.text.WriteString(s)
+		w.starts = append(w.starts, uint32(w.text.Len()))
+		w.hashes = append(w.hashes, hashSymbol(s))
+	}
+	return id
+}
+
+func (w *blockBuilder) pair(l labels.Label) uint32 {
+	p := pair{w.symbol(l.Name), w.symbol(l.Value)}
+	id, ok := w.pairs[p]
+	if !ok {
+		id = uint32(len(w.Block.pairs))
+		w.pairs[p] = id
+		w.Block.pairs = append(w.Block.pairs, p)
+	}
+	return id
+}
+
+func (w *blockBuilder) meta(m *metadata.Metadata) uint32 {
+	kind := writev2.FromMetadataType(m.Type)
+	if kind == writev2.Metadata_METRIC_TYPE_UNSPECIFIED && m.Help == "" && m.Unit == "" {
+		return 0
+	}
+	id, ok := w.metas[*m]
+	if !ok {
+		w.Block.metas = append(w.Block.metas, meta{kind: uint32(kind), help: w.symbol(m.Help), unit: w.symbol(m.Unit)})
+		id = uint32(len(w.Block.metas))
+		w.metas[*m] = id
+	}
+	return id
+}

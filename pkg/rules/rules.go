@@ -1,0 +1,59 @@
+// Package rules is what happens to a series on its way to an endpoint: external labels, then write_relabel_configs, as Prometheus's
+// remote write does it. The relabel service applies rules to dictionaries; the writer knows by their hash whether a relabelled dictionary
+// is the one that its configuration asks for.
+package rules
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/relabel"
+	"gopkg.in/yaml.v3"
+
+	"github.com/millrace/millrace/pkg/frame"
+)
+
+// Rules are one endpoint's.
+type Rules struct {
+	// External are added to each series that does not have a label of the same name.
+	External labels.Labels
+	// Relabel are the endpoint's write_relabel_configs, applied after that.
+	Relabel []*relabel.Config
+}
+
+// Hash returns 16 hexadecimal digits that name what the rules do. Equal rules have equal hashes in every process.
+func (r *Rules) Hash() (string, error) {
+	h := sha256.New()
+	r.External.Range(func(l labels.Label) { fmt.Fprintf(h, "%q=%q\n", l.Name, l.Value) })
+	for _, c := range r.Relabel {
+		b, err := yaml.Marshal(c)
+		if err != nil {
+			return "", fmt.Errorf("hashing relabel rules: %w", err)
+		}
+		fmt.Fprintf(h, "%d:%s:%s\n", len(b), b, c.NameValidationScheme)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8]), nil
+}
+
+// Apply returns the series as the endpoint gets them, in the same order. A series that the rules drop has no labels.
+func (r *Rules) Apply(series []frame.Series) []frame.Series {
+	out := make([]frame.Series, len(series))
+	b := labels.NewBuilder(labels.EmptyLabels())
+	for i := range series {
+		out[i] = series[i]
+		b.Reset(series[i].Labels)
+		r.External.Range(func(l labels.Label) {
+			if b.Get(l.Name) == "" {
+				b.Set(l.Name, l.Value)
+			}
+		})
+		if relabel.ProcessBuilder(b, r.Relabel...) {
+			out[i].Labels = b.Labels()
+		} else {
+			out[i].Labels = labels.EmptyLabels()
+		}
+	}
+	return out
+}

@@ -1,0 +1,343 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	"github.com/prometheus/common/promslog"
+	"github.com/prometheus/common/version"
+
+	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/config"
+	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/web"
+	"github.com/millrace/millrace/services/discovery"
+	"github.com/millrace/millrace/services/relabel"
+	"github.com/millrace/millrace/services/scraper"
+	"github.com/millrace/millrace/services/writer"
+)
+
+// process is a running `millrace run`: the wiring of everything.
+type process struct {
+	opts     *runOptions
+	services []string
+	log      *slog.Logger
+	reg      *prometheus.Registry
+	metrics  *processMetrics
+	started  time.Time
+	system   *actor.System
+	web      *web.Server
+
+	waiting atomic.Pointer[string] // what starting waits for; nil once all services run
+	conn    atomic.Pointer[stream.Conn]
+
+	reloading sync.Mutex
+	cfg       atomic.Pointer[loaded]
+	rates     atomic.Pointer[rates]
+
+	discovery *discovery.Service
+	scraper   *scraper.Service
+	relabel   *relabel.Service
+	writer    *writer.Service
+}
+
+// loaded is a configuration and when it came.
+type loaded struct {
+	*config.Config
+	at time.Time
+}
+
+// run is `millrace run`: it returns when ctx ends, or when going on makes no sense.
+func (o *runOptions) run(ctx context.Context, stderr io.Writer) error {
+	o.log.Writer = stderr
+	p := &process{opts: o, log: promslog.New(o.log), reg: prometheus.NewRegistry(), started: time.Now()}
+	var err error
+	if p.services, err = parseServices(o.services); err != nil {
+		return usageError{err}
+	}
+	cfg, err := p.load()
+	if err != nil {
+		return usageError{fmt.Errorf("loading the configuration: %w", err)}
+	}
+	p.cfg.Store(&loaded{cfg, time.Now()})
+	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), versioncollector.NewCollector("millrace"))
+	p.metrics = newProcessMetrics(p)
+	p.metrics.loaded(true)
+	p.system = actor.NewSystem("millrace", p.log, p.reg)
+	if err := p.startWeb(); err != nil {
+		return usageError{err}
+	}
+	p.log.Info("Starting Millrace", "version", version.Info(), "services", strings.Join(p.services, ","), "config", o.configFile)
+	for _, w := range cfg.Warnings() {
+		p.log.Warn(w)
+	}
+	tuneGC(ctx)
+	p.rates.Store(&rates{})
+	return p.serve(ctx)
+}
+
+func parseServices(list string) ([]string, error) {
+	var services []string
+	for s := range strings.SplitSeq(list, ",") {
+		s = strings.TrimSpace(s)
+		if !slices.Contains(allServices, s) {
+			return nil, fmt.Errorf("--services=%s: there is no service %q; choose from %s", list, s, strings.Join(allServices, ", "))
+		}
+		if !slices.Contains(services, s) {
+			services = append(services, s)
+		}
+	}
+	return services, nil
+}
+
+func (p *process) has(service string) bool { return slices.Contains(p.services, service) }
+
+// load reads the configuration file, with the flags that override it.
+func (p *process) load() (*config.Config, error) {
+	o := p.opts
+	return config.Load(o.configFile, p.log, func(m *config.Millrace) {
+		for _, f := range []struct {
+			flag string
+			to   *string
+		}{
+			{o.natsURL, &m.NATS.URL}, {o.natsCreds, &m.NATS.CredentialsFile}, {o.natsCA, &m.NATS.TLS.CAFile}, {o.natsCert, &m.NATS.TLS.CertFile},
+			{o.natsKey, &m.NATS.TLS.KeyFile}, {o.natsSNI, &m.NATS.TLS.ServerName},
+		} {
+			if f.flag != "" {
+				*f.to = f.flag
+			}
+		}
+		m.NATS.TLS.InsecureSkipVerify = m.NATS.TLS.InsecureSkipVerify || o.natsInsecure
+	})
+}
+
+// serve brings the process up in order, runs it, and takes it down in the reverse order: services first, the embedded server last.
+func (p *process) serve(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	// The page outlives the services, so that it can be seen on what a stopping process waits.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	beside.Go(func() {
+		if err := p.web.Serve(serving); err != nil {
+			stop(err)
+		}
+	})
+	beside.Go(func() { p.reloadOnHangup(ctx) })
+	beside.Go(func() { p.measureRates(ctx) })
+	defer stop(nil)
+
+	m := p.cfg.Load().Millrace
+	var server *stream.Server
+	if m.NATS.IsEmbedded() {
+		p.wait("the embedded NATS server")
+		var err error
+		if server, err = startServer(p.opts.storagePath, &m, p.log); err != nil {
+			return err
+		}
+		defer server.Shutdown()
+	}
+	conn, err := p.connect(ctx, server, &m)
+	if err != nil {
+		return endOr(ctx, err)
+	}
+	defer conn.Close()
+	if err := p.ensure(ctx, conn, &m); err != nil {
+		return endOr(ctx, err)
+	}
+	p.conn.Store(conn)
+	if err := p.startServices(ctx, conn, &m); err != nil {
+		return err
+	}
+	p.waiting.Store(nil)
+	p.log.Info("Ready", "partitions", m.Streams.Partitions)
+	err = p.system.Serve(ctx)
+	p.log.Info("Stopped")
+	return endOr(ctx, err)
+}
+
+// endOr returns why ctx ended where that was a failure, nil where the user ended it, and err where it goes on.
+func endOr(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		if errors.Is(cause, context.Canceled) {
+			return nil
+		}
+		return cause
+	}
+	return err
+}
+
+func (p *process) wait(what string) { p.waiting.Store(&what) }
+
+func startServer(dir string, m *config.Millrace, log *slog.Logger) (*stream.Server, error) {
+	s := m.Streams
+	storage := int64(m.NATS.Embedded.MaxStorage)
+	if storage == 0 {
+		storage = int64(s.Frames.MaxBytes+2*s.Dictionaries.MaxBytes+s.Rejected.MaxBytes) + 1<<30
+	}
+	return stream.StartServer(stream.ServerConfig{
+		Dir: dir, Listen: m.NATS.Embedded.Listen, SyncAlways: s.Sync.Always(), SyncInterval: s.Sync.Interval(),
+		MaxMemory: int64(m.NATS.Embedded.MaxMemory), MaxStorage: storage, Logger: log,
+	})
+}
+
+func (p *process) connect(ctx context.Context, server *stream.Server, m *config.Millrace) (*stream.Conn, error) {
+	p.wait("NATS at " + m.NATS.URL)
+	password, err := m.NATS.ReadPassword()
+	if err != nil {
+		return nil, err
+	}
+	tlsConfig, err := natsTLS(m.NATS.TLS)
+	if err != nil {
+		return nil, err
+	}
+	host, _ := os.Hostname()
+	return stream.Connect(ctx, stream.Config{
+		Names: stream.Names{Prefix: m.NATS.Prefix}, Server: server, URL: m.NATS.URL, CredentialsFile: m.NATS.CredentialsFile,
+		NKeySeedFile: m.NATS.NKeySeedFile, Username: m.NATS.Username, Password: password, TLS: tlsConfig,
+		Client: "millrace " + strings.Join(p.services, ",") + " on " + host, Logger: p.log,
+	})
+}
+
+// natsTLS returns the TLS configuration, or nil where nothing of it is set.
+func natsTLS(t config.TLS) (*tls.Config, error) {
+	if t == (config.TLS{}) {
+		return nil, nil
+	}
+	c := &tls.Config{ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify, MinVersion: tls.VersionTLS12}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading millrace.nats.tls.ca_file: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("millrace.nats.tls.ca_file %q holds no PEM certificate", t.CAFile)
+		}
+	}
+	if t.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading millrace.nats.tls.cert_file and key_file: %w", err)
+		}
+		c.Certificates = []tls.Certificate{cert}
+	}
+	return c, nil
+}
+
+// ensure makes the streams. While a cluster is not able to, it tries again.
+func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millrace) error {
+	p.wait("the streams")
+	keep := func(r config.Retention) stream.Keep {
+		return stream.Keep{Age: time.Duration(r.MaxAge), Bytes: int64(r.MaxBytes)}
+	}
+	layout := stream.Layout{
+		Partitions: m.Streams.Partitions, Replicas: m.Streams.Replicas,
+		Frames: keep(m.Streams.Frames), Dicts: keep(m.Streams.Dictionaries), Rejected: keep(m.Streams.Rejected),
+	}
+	for {
+		err := conn.Ensure(ctx, layout)
+		if err == nil || m.NATS.IsEmbedded() || errors.Is(err, stream.ErrDisagrees) || errors.Is(err, stream.ErrServer) {
+			return err
+		}
+		p.log.Warn("Cannot make the streams, trying again", "err", err)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// startServices makes the chosen services, gives them the configuration, and hands them to the supervisor.
+func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *config.Millrace) error {
+	parts := m.Streams.Partitions
+	var err error
+	if p.has("discovery") {
+		p.discovery, err = discovery.New(discovery.Config{Conn: conn, Actors: p.system, Logger: p.log.With("service", "discovery"), Registerer: p.reg})
+		if err != nil {
+			return err
+		}
+	}
+	if p.has("scraper") {
+		p.scraper = scraper.New(scraper.Config{
+			Conn: conn, Partitions: parts, Linger: time.Duration(m.Scraper.Linger), MaxBatchBytes: int(m.Scraper.MaxBatchBytes),
+			MaxPendingBytes: int64(m.Scraper.MaxPendingBytes), MaxBodyBytes: int64(m.Scraper.MaxBodyBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
+			StartTimestamps: m.Scraper.StartTimestamps, Logger: p.log.With("service", "scraper"), Registerer: p.reg,
+		}, p.system)
+	}
+	if p.has("relabel") {
+		p.relabel = relabel.New(relabel.Config{Conn: conn, Partitions: parts, Logger: p.log.With("service", "relabel"), Registerer: p.reg}, p.system)
+	}
+	if p.has("writer") {
+		p.writer = writer.New(writer.Config{
+			Conn: conn, Partitions: parts, CacheBytes: int(m.Writer.LabelCacheBytes), ReadAhead: readAhead(m),
+			Logger: p.log.With("service", "writer"), Registerer: p.reg,
+		}, p.system)
+	}
+	if err := p.apply(ctx, p.cfg.Load().Config); err != nil {
+		return usageError{fmt.Errorf("applying the configuration: %w", err)}
+	}
+	p.reloading.Lock()
+	defer p.reloading.Unlock()
+	for _, s := range []struct {
+		name string
+		a    actor.Actor
+	}{{"writer", orNil(p.writer)}, {"relabel", orNil(p.relabel)}, {"scraper", orNil(p.scraper)}, {"discovery", orNil(p.discovery)}} {
+		if s.a != nil {
+			p.system.Spawn(s.name+"-service", s.a)
+		}
+	}
+	return nil
+}
+
+// orNil makes a nil pointer a nil actor.
+func orNil[T any, P interface {
+	*T
+	actor.Actor
+}](p P) actor.Actor {
+	if p == nil {
+		return nil
+	}
+	return p
+}
+
+// readAhead turns the bytes that a partition may read ahead into messages of the largest batch.
+func readAhead(m *config.Millrace) int {
+	return max(int(m.Writer.ReadAheadBytes/m.Scraper.MaxBatchBytes), 2)
+}
+
+// reloadOnHangup reloads on SIGHUP until ctx ends.
+func (p *process) reloadOnHangup(ctx context.Context) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			if err := p.reload(ctx); err != nil {
+				p.log.Error("Reloading the configuration failed; the old one stays", "err", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/millrace/millrace/pkg/web"
+	"github.com/millrace/millrace/services/scraper"
+)
+
+// startWeb opens the web address.
+func (p *process) startWeb() error {
+	var err error
+	p.web, err = web.New(web.Config{
+		ListenAddresses: p.opts.listen, WebConfigFile: p.opts.webConfig, Logger: p.log.With("component", "web"),
+		Gatherer: p.reg, Registerer: p.reg,
+		Version: web.VersionInfo{
+			Version: version.Version, Revision: version.Revision, Branch: version.Branch, BuildUser: version.BuildUser,
+			BuildDate: version.BuildDate, GoVersion: version.GoVersion,
+		},
+		Ready: p.notReady, Reload: p.reload, ConfigYAML: func() string { return p.cfg.Load().Redacted() },
+		Targets: p.targets, Status: p.status,
+	})
+	if err != nil {
+		return err
+	}
+	p.wait("to start")
+	return p.web.Listen()
+}
+
+// notReady returns what the process waits for before it can work.
+func (p *process) notReady() []string {
+	if w := p.waiting.Load(); w != nil {
+		return []string{"starting: waiting for " + *w}
+	}
+	return nil
+}
+
+// targets returns what this process knows of targets: those that its scraper scrapes, and those that its discovery dropped.
+func (p *process) targets(context.Context) ([]web.Target, []web.DroppedTarget, map[string]int, error) {
+	var active []web.Target
+	var dropped []web.DroppedTarget
+	counts := map[string]int{}
+	if p.waiting.Load() != nil {
+		return nil, nil, counts, nil
+	}
+	if p.scraper != nil {
+		discovered := p.scraper.Discovered()
+		b := labels.NewBuilder(labels.EmptyLabels())
+		for job, list := range p.scraper.Targets() {
+			for _, t := range list {
+				w := web.Target{
+					Labels: t.Labels(b), ScrapePool: job, ScrapeURL: t.URL().String(), LastScrape: t.LastScrape(),
+					LastScrapeDuration: t.LastScrapeDuration(), Health: web.Health(t.Health()),
+					ScrapeInterval: t.GetValue("__scrape_interval__"), ScrapeTimeout: t.GetValue("__scrape_timeout__"),
+				}
+				if err := t.LastError(); err != nil {
+					w.LastError = err.Error()
+				}
+				if id, err := strconv.ParseUint(t.GetValue(scraper.TargetLabel), 16, 64); err == nil && discovered[id] != nil {
+					w.DiscoveredLabels = discovered[id].Discovered
+				}
+				active = append(active, w)
+			}
+		}
+	}
+	if p.discovery != nil {
+		_, list, n := p.discovery.Targets()
+		for _, d := range list {
+			dropped = append(dropped, web.DroppedTarget{DiscoveredLabels: d.Discovered, ScrapePool: d.Job})
+		}
+		counts = n
+	}
+	return active, dropped, counts, nil
+}
+
+// status returns how the process stands, for the page and the API.
+func (p *process) status(ctx context.Context) web.Status {
+	cfg := p.cfg.Load()
+	st := web.Status{Started: p.started, ConfigHash: cfg.Hash, ConfigLoaded: cfg.at}
+	if w := p.waiting.Load(); w != nil {
+		for _, s := range p.services {
+			st.Services = append(st.Services, web.ServiceStatus{Name: s, State: web.StateStarting, WaitingFor: []string{*w}})
+		}
+		return st
+	}
+	st.Services = p.serviceStatus()
+	if conn := p.conn.Load(); conn != nil {
+		states, err := conn.States(ctx)
+		if err != nil {
+			st.Streams = append(st.Streams, web.StreamStatus{Name: "all streams", LastError: err.Error()})
+		}
+		for _, s := range states {
+			w := web.StreamStatus{Name: s.Stream, Messages: s.Messages, Bytes: s.Bytes, MaxBytes: int64(s.Limit), MaxAgeSeconds: s.Age.Seconds()}
+			if s.Messages > 0 {
+				w.Oldest = s.Oldest
+			}
+			st.Streams = append(st.Streams, w)
+		}
+	}
+	if p.writer != nil {
+		for _, e := range p.writer.Status() {
+			w := web.EndpointStatus{
+				Name: e.Name, URL: e.URL, Protocol: e.Protocol, State: web.StateSending, StateDetail: e.Waiting,
+				SentSamples: uint64(e.Sent), RejectedSamples: uint64(e.Rejected), RetriedSamples: uint64(e.Retried),
+				LagSeconds: e.Lag.Seconds(), LagMessages: e.Messages, OldestUnsent: e.Oldest, LastError: e.LastError, LastErrorTime: e.LastErrorAt,
+			}
+			switch {
+			case e.Waiting != "":
+				w.State = web.StateWaiting
+			case e.Messages == 0 && e.Oldest.IsZero():
+				w.State, w.StateDetail = web.StateIdle, "all sent"
+			}
+			st.Endpoints = append(st.Endpoints, w)
+		}
+	}
+	return st
+}
+
+func (p *process) serviceStatus() []web.ServiceStatus {
+	var list []web.ServiceStatus
+	add := func(name string, waiting []string, restarts uint64, figures ...web.Figure) {
+		s := web.ServiceStatus{Name: name, State: web.StateRunning, WaitingFor: waiting, Restarts: restarts, Figures: figures}
+		if len(waiting) > 0 {
+			s.State = web.StateWaiting
+		}
+		list = append(list, s)
+	}
+	if p.discovery != nil {
+		d := p.discovery.Status()
+		var waiting []string
+		if d.Waiting != "" {
+			waiting = append(waiting, d.Waiting)
+		}
+		targets, dropped := 0, 0
+		for _, j := range d.Jobs {
+			targets, dropped = targets+j.Active, dropped+j.Dropped
+			if j.Waiting != "" {
+				waiting = append(waiting, j.Job+": "+j.Waiting)
+			}
+		}
+		add(web.ServiceDiscovery, waiting, p.system.Restarts("discovery-service", "discovery"),
+			web.Figure{Name: "targets", Value: float64(targets)}, web.Figure{Name: "dropped", Value: float64(dropped)})
+	}
+	if p.scraper != nil {
+		s := p.scraper.Stats()
+		r := p.rates.Load()
+		add(web.ServiceScraper, p.scraper.Waiting(), p.system.Restarts("scraper-service", "publisher", "targets", "sources"),
+			web.Figure{Name: "samples/s", Value: r.scraped}, web.Figure{Name: "series", Value: float64(s.Series)}, web.Figure{Name: "dropped scrapes", Value: s.DroppedScrapes})
+	}
+	if p.relabel != nil {
+		add(web.ServiceRelabel, p.relabel.Waiting(), p.system.Restarts("relabel-service", "relabel"),
+			web.Figure{Name: "series evaluated", Value: p.relabel.Series()})
+	}
+	if p.writer != nil {
+		add(web.ServiceWriter, nil, p.system.Restarts("writer-service", "writer", "metadata"), web.Figure{Name: "samples/s", Value: p.rates.Load().sent})
+	}
+	return list
+}
+
+// rates are samples per second over the last few seconds.
+type rates struct{ scraped, sent float64 }
+
+// measureRates keeps the rates until ctx ends.
+func (p *process) measureRates(ctx context.Context) {
+	const every = 5 * time.Second
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	var last rates
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if p.waiting.Load() != nil {
+			continue
+		}
+		var now rates
+		if p.scraper != nil {
+			now.scraped = p.scraper.Stats().Samples
+		}
+		if p.writer != nil {
+			for _, e := range p.writer.Status() {
+				now.sent += e.Sent
+			}
+		}
+		p.rates.Store(&rates{scraped: max(now.scraped-last.scraped, 0) / every.Seconds(), sent: max(now.sent-last.sent, 0) / every.Seconds()})
+		last = now
+	}
+}

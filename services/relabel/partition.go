@@ -1,0 +1,146 @@
+package relabel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// partition is the actor that relabels the dictionaries of one partition. Its durable mailbox is the stream DICTS.
+type partition struct {
+	svc    *Service
+	plan   *plan
+	number int
+	log    *slog.Logger
+
+	waiting atomic.Pointer[string] // on what, for people; nil while all is well
+}
+
+// asks is how many questions of writers may wait.
+const asks = 64
+
+// Serve evaluates every dictionary that it has not evaluated with these rules, and each that a writer asks for.
+func (p *partition) Serve(ctx context.Context) error {
+	conn := p.svc.cfg.Conn
+	questions := make(chan *nats.Msg, asks)
+	sub, err := conn.NC.ChanSubscribe(conn.Ask(p.number), questions)
+	if err != nil {
+		return fmt.Errorf("listening for writers: %w", err)
+	}
+	defer sub.Unsubscribe()
+	mb, err := conn.OpenMailbox(ctx, stream.MailboxConfig{
+		Stream: stream.Dicts, Filter: conn.DictPartition(p.number), Key: fmt.Sprintf("relabel.%s.%d", p.plan.hash, p.number), ReadAhead: 16,
+	})
+	if err != nil {
+		return err
+	}
+	defer mb.Close()
+
+	answered := make(chan error, 1)
+	answering, stop := context.WithCancel(ctx)
+	defer func() {
+		stop()
+		<-answered
+	}()
+	go func() { answered <- p.answer(answering, questions) }()
+	for {
+		msg, err := mb.Next(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		if err := p.relabel(ctx, msg); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		mb.Handled(msg.Seq, 0)
+	}
+}
+
+// answer evaluates the dictionaries that writers ask for because they do not find them relabelled.
+func (p *partition) answer(ctx context.Context, questions <-chan *nats.Msg) error {
+	conn := p.svc.cfg.Conn
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case q := <-questions:
+			id, err := frame.ParseDictID(string(q.Data))
+			if err != nil {
+				p.log.Warn("Ignoring a question for a dictionary", "err", err)
+				continue
+			}
+			msg, err := conn.Last(ctx, stream.Dicts, conn.Dict(p.number, id))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				continue // the writer finds that out as well
+			}
+			if err == nil {
+				p.svc.metrics.asked.Inc()
+				err = p.relabel(ctx, msg)
+			}
+			if err != nil && ctx.Err() == nil {
+				p.log.Warn("Cannot relabel a dictionary that a writer asks for", "dictionary", id, "err", err)
+			}
+		}
+	}
+}
+
+// relabel evaluates one dictionary with all rules and publishes what each endpoint gets. A dictionary that cannot be read is named in the log
+// and left where it is.
+func (p *partition) relabel(ctx context.Context, msg stream.Message) error {
+	conn := p.svc.cfg.Conn
+	id, err := conn.DictOf(msg.Subject)
+	if err != nil {
+		p.svc.metrics.unreadable.Inc()
+		p.log.Error("Ignoring a message among the dictionaries", "seq", msg.Seq, "err", err)
+		return nil
+	}
+	d, err := frame.ReadDictionary(msg.Data, id)
+	if err != nil {
+		p.svc.metrics.unreadable.Inc()
+		p.log.Error("Cannot read a dictionary; its samples wait until it can be read", "dictionary", id, "seq", msg.Seq, "err", err)
+		return nil
+	}
+	for i := range p.plan.groups {
+		g := &p.plan.groups[i]
+		series := g.rules.Apply(d.Series)
+		data, err := frame.EncodeRelabelled(id, g.hash, series)
+		if err != nil {
+			return fmt.Errorf("encoding the relabelled dictionary %s: %w", id, err)
+		}
+		p.svc.metrics.dictionaries.Inc()
+		p.svc.metrics.series.Add(float64(len(series)))
+		for k := range series {
+			if series[k].Labels.IsEmpty() {
+				p.svc.metrics.dropped.Inc()
+			}
+		}
+		for _, name := range g.endpoints {
+			if _, err := conn.Publish(ctx, &nats.Msg{Subject: conn.Relabelled(name, p.number, id), Data: data}, p.wait); err != nil {
+				return fmt.Errorf("publishing the relabelled dictionary %s for %q: %w", id, name, err)
+			}
+		}
+		p.waiting.Store(nil)
+	}
+	return nil
+}
+
+// wait notes what the stream said to a failed try.
+func (p *partition) wait(err error) {
+	reason := err.Error()
+	if p.waiting.Swap(&reason) == nil {
+		p.log.Warn("The stream does not take relabelled dictionaries, trying again", "err", err)
+	}
+}

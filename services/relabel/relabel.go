@@ -1,0 +1,174 @@
+// Package relabel is the service that evaluates each endpoint's rules, once per dictionary. Its README says which subjects and metrics
+// it has.
+package relabel
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/counter"
+	"github.com/millrace/millrace/pkg/rules"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// Config configures the service.
+type Config struct {
+	// Conn reaches the streams.
+	Conn *stream.Conn
+	// Partitions is the number of partitions of the streams.
+	Partitions int
+	// Logger and Registerer receive the service's log lines and metrics.
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Endpoint is a remote_write endpoint as this service sees it.
+type Endpoint struct {
+	Name  string
+	Rules rules.Rules
+}
+
+// Service relabels dictionaries. Make it with [New], give it endpoints with [Service.ApplyConfig], and run it with [Service.Serve].
+type Service struct {
+	cfg     Config
+	system  *actor.System
+	metrics *metrics
+
+	mu      sync.Mutex
+	plan    *plan
+	changed chan struct{} // closed when plan is replaced
+	actors  []*partition  // of the plan that runs
+}
+
+// plan is a set of endpoints, those with equal rules together.
+type plan struct {
+	groups []group
+	hash   string // of everything in it
+}
+
+type group struct {
+	hash      string
+	rules     rules.Rules
+	endpoints []string
+}
+
+// New returns the service. system supervises its actors.
+func New(cfg Config, system *actor.System) *Service {
+	s := &Service{cfg: cfg, system: system, plan: &plan{}, changed: make(chan struct{})}
+	s.metrics = newMetrics(cfg.Registerer)
+	return s
+}
+
+// ApplyConfig sets the endpoints. Where they differ from those before, all live dictionaries are evaluated again.
+func (s *Service) ApplyConfig(endpoints []Endpoint) error {
+	next, err := newPlan(endpoints)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if next.hash == s.plan.hash {
+		return nil
+	}
+	s.plan = next
+	close(s.changed)
+	s.changed = make(chan struct{})
+	return nil
+}
+
+func newPlan(endpoints []Endpoint) (*plan, error) {
+	p := &plan{}
+	byHash := map[string]int{}
+	all := sha256.New()
+	for _, e := range endpoints {
+		h, err := e.Rules.Hash()
+		if err != nil {
+			return nil, fmt.Errorf("endpoint %q: %w", e.Name, err)
+		}
+		fmt.Fprintf(all, "%q %s\n", e.Name, h)
+		i, ok := byHash[h]
+		if !ok {
+			i = len(p.groups)
+			byHash[h] = i
+			p.groups = append(p.groups, group{hash: h, rules: e.Rules})
+		}
+		p.groups[i].endpoints = append(p.groups[i].endpoints, e.Name)
+	}
+	p.hash = hex.EncodeToString(all.Sum(nil)[:8])
+	return p, nil
+}
+
+// Serve relabels until ctx ends. A new plan gets new actors, which begin with the oldest dictionary.
+func (s *Service) Serve(ctx context.Context) error {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		p, changed := s.plan, s.changed
+		sys := s.system.Detached("relabel")
+		s.actors = nil
+		for i := range s.cfg.Partitions {
+			a := &partition{svc: s, plan: p, number: i, log: s.cfg.Logger.With("partition", i)}
+			s.actors = append(s.actors, a)
+			if len(p.groups) > 0 {
+				sys.Spawn(fmt.Sprintf("relabel %d", i), a)
+			}
+		}
+		s.mu.Unlock()
+		run, stop := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- sys.Serve(run) }()
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case err := <-done:
+			stop()
+			return err
+		}
+		stop()
+		if err := <-done; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Waiting says on what the service waits; nothing means that all is well.
+func (s *Service) Waiting() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var reasons []string
+	for _, a := range s.actors {
+		if r := a.waiting.Load(); r != nil {
+			reasons = append(reasons, fmt.Sprintf("partition %d waits for the stream: %s", a.number, *r))
+		}
+	}
+	return reasons
+}
+
+// Series returns how many series have been evaluated since the process started.
+func (s *Service) Series() float64 { return counter.Value(s.metrics.series) }
+
+type metrics struct {
+	dictionaries, series, dropped, unreadable, asked prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "millrace", Subsystem: "relabel", Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	return &metrics{
+		dictionaries: counter("dictionaries_total", "Dictionaries evaluated, once for each set of rules."),
+		series:       counter("series_total", "Series evaluated, once for each set of rules."),
+		dropped:      counter("dropped_series_total", "Series that write_relabel_configs dropped."),
+		unreadable:   counter("unreadable_dictionaries_total", "Dictionaries that could not be read."),
+		asked:        counter("asked_total", "Dictionaries evaluated again because a writer asked for them."),
+	}
+}

@@ -1,0 +1,379 @@
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/remotewrite"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// partition is the actor that brings one partition's samples to one endpoint, in order. Its durable mailbox is the partition's subject of
+// the stream FRAMES. While one request is in flight, the next is built.
+type partition struct {
+	ep     *endpoint
+	number int
+	log    *slog.Logger
+
+	mb       *stream.Mailbox
+	joined   map[frame.DictID]joined
+	seen     map[uint64]place
+	free     chan *remotewrite.Request
+	out      chan *parcel
+	current  *parcel
+	began    time.Time // of current
+	buf      []byte
+	frame    frame.Frame
+	nframes  int
+	readMark uint64 // samples of the partition up to the last message read
+
+	lastDict  frame.DictID
+	lastBlock *remotewrite.Block
+
+	// What others read.
+	waiting atomic.Pointer[string]
+	reading atomic.Int64  // time of the oldest frame that is read and not yet handed to the sending side, in milliseconds; 0 for none
+	sending atomic.Int64  // time of the oldest frame of the request in flight, likewise
+	pending atomic.Uint64 // messages that are not handled
+}
+
+// place is the last frame of a source that was taken.
+type place struct {
+	epoch, seq uint64
+	time       int64
+}
+
+// requests is how many requests a partition builds and sends at a time: one in flight, one being built.
+const requests = 2
+
+// Serve reads frames and sends them until ctx ends. What the endpoint had not taken then is read again by whoever comes next.
+func (p *partition) Serve(ctx context.Context) error {
+	cfg := p.ep.svc.cfg
+	mb, err := cfg.Conn.OpenMailbox(ctx, stream.MailboxConfig{
+		Stream: stream.Frames, Filter: cfg.Conn.Frames(p.number), Key: fmt.Sprintf("writer.%s.%d", p.ep.name, p.number), FromEnd: true,
+		ReadAhead: cfg.ReadAhead,
+	})
+	if err != nil {
+		return err
+	}
+	p.mb = mb
+	p.joined, p.seen = map[frame.DictID]joined{}, map[uint64]place{}
+	p.lastBlock, p.current = nil, nil
+	p.free, p.out = make(chan *remotewrite.Request, requests), make(chan *parcel)
+	for range requests {
+		p.free <- remotewrite.NewRequest(p.ep.protocol)
+	}
+	p.readMark = mb.Position().Mark
+	ctx, stop := context.WithCancelCause(ctx)
+	var sides sync.WaitGroup
+	sides.Go(func() { stop(p.ship(ctx)) })
+	sides.Go(func() { p.watch(ctx) })
+	err = p.read(ctx)
+	stop(err)
+	sides.Wait()
+	mb.Close()
+	p.reading.Store(0)
+	p.sending.Store(0)
+	p.pending.Store(0)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+// read turns messages into requests, in order.
+func (p *partition) read(ctx context.Context) error {
+	for {
+		msg, err := p.mb.Next(ctx)
+		if err != nil {
+			return err
+		}
+		p.pending.Store(msg.Pending + 1)
+		if err := p.message(ctx, msg); err != nil {
+			return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
+		}
+		if p.current == nil {
+			p.reading.Store(0)
+			continue
+		}
+		full := time.Since(p.began) >= time.Duration(p.ep.cfg.QueueConfig.BatchSendDeadline)
+		if msg.Pending == 0 || full {
+			if err := p.flush(ctx); err != nil {
+				return err
+			}
+			p.reading.Store(0)
+		}
+	}
+}
+
+// message adds the frames of one message to requests.
+func (p *partition) message(ctx context.Context, msg stream.Message) error {
+	batch, err := frame.OpenBatch(msg.Data, p.buf)
+	if err != nil {
+		return err
+	}
+	p.buf = batch.Buffer()
+	p.reading.Store(batch.MinTime)
+	if p.readMark != 0 && batch.First > p.readMark {
+		p.ep.lost(batch.First-p.readMark, "the stream's retention passed before the endpoint took them", p.number)
+	}
+	for {
+		ok, err := batch.Next(&p.frame)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		if !p.fresh(&p.frame) {
+			continue
+		}
+		for i := range p.frame.Sections {
+			if err := p.section(ctx, &p.frame, &p.frame.Sections[i]); err != nil {
+				return err
+			}
+		}
+	}
+	p.readMark = batch.First + uint64(batch.Samples)
+	if p.current == nil {
+		// Everything went out in earlier requests, or there was nothing to send: the position moves with an empty parcel behind them.
+		if err := p.begin(ctx); err != nil {
+			return err
+		}
+	}
+	p.current.seq, p.current.mark = msg.Seq, p.readMark
+	return nil
+}
+
+// fresh reports whether a frame is to be sent, and notes it: not one of an owner before the present one, and not one a second time.
+func (p *partition) fresh(f *frame.Frame) bool {
+	last, ok := p.seen[f.Source]
+	if ok && (f.Epoch < last.epoch || f.Epoch == last.epoch && f.Seq <= last.seq) {
+		p.ep.metrics.repeated.Inc()
+		return false
+	}
+	p.seen[f.Source] = place{f.Epoch, f.Seq, f.Time}
+	if p.nframes++; p.nframes&0xffff == 0 {
+		for source, at := range p.seen {
+			if f.Time-at.time > forgetSource.Milliseconds() {
+				delete(p.seen, source)
+			}
+		}
+	}
+	return true
+}
+
+// forgetSource is how long after its last frame a source's place is remembered.
+const forgetSource = 6 * time.Hour
+
+// section adds one section's samples to the current request, and hands full requests on.
+func (p *partition) section(ctx context.Context, f *frame.Frame, s *frame.Section) error {
+	block, err := p.join(ctx, s.Dict)
+	if errors.Is(err, errNoDictionary) {
+		p.ep.lost(uint64(len(s.Values)+len(s.Histograms)), "the stream's retention passed over their dictionary", p.number)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if block.Series() != s.Series {
+		return fmt.Errorf("%w: section of %d series, dictionary %s has %d", frame.ErrCorrupt, s.Series, s.Dict, block.Series())
+	}
+	oldest := int64(0)
+	if limit := time.Duration(p.ep.cfg.QueueConfig.SampleAgeLimit); limit > 0 {
+		oldest = time.Now().Add(-limit).UnixMilli()
+	}
+	exs := s.Exemplars
+	if !p.ep.cfg.SendExemplars {
+		exs = nil
+	}
+	for k, v := range s.Values {
+		i := uint32(k)
+		if s.Present != nil {
+			i = s.Present[k]
+		}
+		var mine []frame.Exemplar
+		if len(exs) > 0 {
+			mine, exs = take(exs, i)
+		}
+		if !block.Kept(i) {
+			continue
+		}
+		t, st := f.Time, int64(0)
+		if len(s.Times) > 0 {
+			t = s.Times[k]
+		}
+		if len(s.Starts) > 0 {
+			st = s.Starts[k]
+		}
+		if t < oldest {
+			p.ep.metrics.aged.Inc()
+			continue
+		}
+		if p.current == nil {
+			if err := p.begin(ctx); err != nil {
+				return err
+			}
+		}
+		if p.current.oldest == 0 {
+			p.current.oldest = f.Time
+		}
+		r := p.current.req
+		r.Add(block, i, t, st, v)
+		for n := range mine {
+			r.AddExemplar(&mine[n].Exemplar)
+		}
+		if r.Samples() >= p.ep.cfg.QueueConfig.MaxSamplesPerSend {
+			if err := p.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return p.histograms(ctx, f, s, block, oldest)
+}
+
+// histograms adds a section's native histograms.
+func (p *partition) histograms(ctx context.Context, f *frame.Frame, s *frame.Section, block *remotewrite.Block, oldest int64) error {
+	if !p.ep.cfg.SendNativeHistograms {
+		return nil
+	}
+	exs := s.Exemplars
+	for k := range s.Histograms {
+		h := &s.Histograms[k]
+		var mine []frame.Exemplar
+		mine, exs = take(exs, h.Index)
+		if !block.Kept(h.Index) {
+			continue
+		}
+		if !p.ep.protocol.Carries(h) {
+			p.ep.metrics.unsupported.Inc()
+			continue
+		}
+		if h.Time < oldest {
+			p.ep.metrics.aged.Inc()
+			continue
+		}
+		if p.current == nil {
+			if err := p.begin(ctx); err != nil {
+				return err
+			}
+		}
+		if p.current.oldest == 0 {
+			p.current.oldest = f.Time
+		}
+		r := p.current.req
+		r.AddHistogram(block, h)
+		if p.ep.cfg.SendExemplars {
+			for n := range mine {
+				r.AddExemplar(&mine[n].Exemplar)
+			}
+		}
+		if r.Samples() >= p.ep.cfg.QueueConfig.MaxSamplesPerSend {
+			if err := p.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// take splits off the exemplars of series i from a list that ascends by series.
+func take(list []frame.Exemplar, i uint32) (mine, rest []frame.Exemplar) {
+	for len(list) > 0 && list[0].Index < i {
+		list = list[1:]
+	}
+	n := 0
+	for n < len(list) && list[n].Index == i {
+		n++
+	}
+	return list[:n], list[n:]
+}
+
+// begin starts a request; it waits for one that is free.
+func (p *partition) begin(ctx context.Context) error {
+	select {
+	case req := <-p.free:
+		req.Reset()
+		p.current = &parcel{req: req}
+		p.began = time.Now()
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// flush hands the current request to the sending side.
+func (p *partition) flush(ctx context.Context) error {
+	select {
+	case p.out <- p.current:
+		p.current = nil
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ship sends requests one after the other, and notes the position that each brings.
+func (p *partition) ship(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case x := <-p.out:
+			p.sending.Store(x.oldest)
+			if x.req.Samples() > 0 {
+				if err := p.send(ctx, x); err != nil {
+					return err
+				}
+			}
+			if x.seq != 0 {
+				p.mb.Handled(x.seq, x.mark)
+			}
+			p.sending.Store(0)
+			p.free <- x.req
+		}
+	}
+}
+
+// watch asks now and then how many messages wait, also while the reading side stands still.
+func (p *partition) watch(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			ask, cancel := context.WithTimeout(ctx, 2*time.Second)
+			if n, err := p.mb.Pending(ask); err == nil {
+				if p.oldest() != 0 {
+					n++
+				}
+				p.pending.Store(n)
+			}
+			cancel()
+		}
+	}
+}
+
+// oldest returns the time of the oldest frame that is read and not accepted, in milliseconds; 0 for none.
+func (p *partition) oldest() int64 {
+	if t := p.sending.Load(); t != 0 {
+		return t
+	}
+	return p.reading.Load()
+}
+
+func (p *partition) setWaiting(reason string) {
+	if reason == "" {
+		p.waiting.Store(nil)
+		return
+	}
+	p.waiting.Store(&reason)
+}

@@ -1,0 +1,140 @@
+// Package writer is the service that brings frames to remote_write endpoints. Its README says which subjects and metrics it has.
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/remotewrite"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// Config configures the service.
+type Config struct {
+	// Conn reaches the streams.
+	Conn *stream.Conn
+	// Partitions is the number of partitions of the streams.
+	Partitions int
+	// CacheBytes bounds the label sets held encoded for the wire, over all endpoints.
+	CacheBytes int
+	// ReadAhead is how many messages each partition of each endpoint fetches ahead; 0 for the mailbox's default.
+	ReadAhead int
+	// Logger and Registerer receive the service's log lines and metrics.
+	Logger     *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Service writes. Make it with [New], give it endpoints with [Service.ApplyConfig], and run it with [Service.Serve].
+type Service struct {
+	cfg     Config
+	system  *actor.System
+	metrics *metrics
+	cache   *cache
+
+	mu        sync.Mutex
+	endpoints []*running
+	actors    *actor.System // nil while Serve does not run
+}
+
+// running is an endpoint and the actors that serve it.
+type running struct {
+	*endpoint
+	ref *actor.Ref
+}
+
+// New returns the service. system supervises its actors.
+func New(cfg Config, system *actor.System) *Service {
+	s := &Service{cfg: cfg, system: system, cache: newCache(cfg.CacheBytes)}
+	s.metrics = newMetrics(s, cfg.Registerer)
+	return s
+}
+
+// ApplyConfig sets the endpoints. Those that have not changed go on; others stop, and begin again at the position that they had reached. An error
+// leaves all as they were. It waits until ctx ends for endpoints to stop.
+func (s *Service) ApplyConfig(ctx context.Context, endpoints []Endpoint) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var next []*running
+	kept := map[*running]bool{}
+	for _, cfg := range endpoints {
+		if old := s.find(cfg); old != nil {
+			kept[old] = true
+			next = append(next, old)
+			continue
+		}
+		e, err := newEndpoint(s, cfg)
+		if err != nil {
+			return err
+		}
+		next = append(next, &running{endpoint: e})
+	}
+	var errs error
+	for _, old := range s.endpoints {
+		if !kept[old] {
+			errs = errors.Join(errs, s.stop(ctx, old))
+		}
+	}
+	s.endpoints = next
+	if s.actors != nil {
+		for _, r := range next {
+			if !kept[r] {
+				s.start(r)
+			}
+		}
+	}
+	return errs
+}
+
+func (s *Service) find(cfg Endpoint) *running {
+	for _, r := range s.endpoints {
+		if r.name == cfg.Name && r.same(cfg) {
+			return r
+		}
+	}
+	return nil
+}
+
+func (s *Service) start(r *running) {
+	sys := s.system.Detached("endpoint " + r.name)
+	for _, p := range r.partitions {
+		sys.Spawn(fmt.Sprintf("writer %s/%d", r.name, p.number), p)
+	}
+	if r.protocol == remotewrite.V1 && r.cfg.MetadataConfig.Send {
+		sys.Spawn("metadata "+r.name, &metadataSender{ep: r.endpoint})
+	}
+	r.ref = s.actors.Spawn("endpoint "+r.name, sys)
+}
+
+func (s *Service) stop(ctx context.Context, r *running) error {
+	defer r.client.CloseIdle()
+	if r.ref == nil {
+		return nil
+	}
+	if err := r.ref.Stop(ctx); err != nil {
+		return fmt.Errorf("stopping endpoint %q: %w", r.name, err)
+	}
+	s.metrics.forget(r.name)
+	return nil
+}
+
+// Serve writes until ctx ends.
+func (s *Service) Serve(ctx context.Context) error {
+	s.mu.Lock()
+	s.actors = s.system.Detached("writer")
+	actors := s.actors
+	for _, r := range s.endpoints {
+		s.start(r)
+	}
+	s.mu.Unlock()
+	err := actors.Serve(ctx)
+	s.mu.Lock()
+	s.actors = nil
+	s.mu.Unlock()
+	return err
+}
