@@ -115,6 +115,9 @@ func (r *Request) Raw() []byte {
 }
 
 // Body returns the message in snappy's block format. It is valid until the next Reset or Body.
+//
+// Of the encoders of that format s2's is the fastest: on bodies of 2,000 samples it takes about a third (V1) to two thirds (V2) of
+// the CPU time of golang/snappy and packs them smaller (BenchmarkSnappy).
 func (r *Request) Body() []byte {
 	r.packed = s2.EncodeSnappy(r.packed[:cap(r.packed)], r.Raw())
 	return r.packed

@@ -37,9 +37,10 @@ func (r *Rules) Hash() (string, error) {
 	return hex.EncodeToString(h.Sum(nil)[:8]), nil
 }
 
-// Apply returns the series as the endpoint gets them, in the same order. A series that the rules drop has no labels.
-func (r *Rules) Apply(series []frame.Series) []frame.Series {
-	out := make([]frame.Series, len(series))
+// Apply returns the series as the endpoint gets them, in the same order, and how many the rules have made larger than
+// [frame.MaxLabelSetBytes]. Those, and the ones that the rules drop, have no labels.
+func (r *Rules) Apply(series []frame.Series) (out []frame.Series, tooLarge int) {
+	out = make([]frame.Series, len(series))
 	b := labels.NewBuilder(labels.EmptyLabels())
 	for i := range series {
 		out[i] = series[i]
@@ -49,11 +50,21 @@ func (r *Rules) Apply(series []frame.Series) []frame.Series {
 				b.Set(l.Name, l.Value)
 			}
 		})
-		if relabel.ProcessBuilder(b, r.Relabel...) {
+		if keep := relabel.ProcessBuilder(b, r.Relabel...); keep {
 			out[i].Labels = b.Labels()
 		} else {
 			out[i].Labels = labels.EmptyLabels()
+			continue
+		}
+		if size(out[i].Labels) > frame.MaxLabelSetBytes {
+			out[i].Labels = labels.EmptyLabels()
+			tooLarge++
 		}
 	}
-	return out
+	return out, tooLarge
+}
+
+func size(ls labels.Labels) (n int) {
+	ls.Range(func(l labels.Label) { n += len(l.Name) + len(l.Value) })
+	return n
 }

@@ -115,7 +115,10 @@ func (p *partition) relabel(ctx context.Context, msg stream.Message) error {
 	}
 	for i := range p.plan.groups {
 		g := &p.plan.groups[i]
-		series := g.rules.Apply(d.Series)
+		series, tooLarge := g.rules.Apply(d.Series)
+		if tooLarge > 0 {
+			p.log.Error("Rules make label sets too large; their series are dropped", "endpoints", g.endpoints, "series", tooLarge, "limit_bytes", frame.MaxLabelSetBytes, "dictionary", id)
+		}
 		data, err := frame.EncodeRelabelled(id, g.hash, series)
 		if err != nil {
 			return fmt.Errorf("encoding the relabelled dictionary %s: %w", id, err)

@@ -167,7 +167,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return &metrics{
 		dictionaries: counter("dictionaries_total", "Dictionaries evaluated, once for each set of rules."),
 		series:       counter("series_total", "Series evaluated, once for each set of rules."),
-		dropped:      counter("dropped_series_total", "Series that write_relabel_configs dropped."),
+		dropped:      counter("dropped_series_total", "Series that write_relabel_configs dropped, or made too large."),
 		unreadable:   counter("unreadable_dictionaries_total", "Dictionaries that could not be read."),
 		asked:        counter("asked_total", "Dictionaries evaluated again because a writer asked for them."),
 	}

@@ -136,7 +136,7 @@ func (s *Service) Status() []Status {
 			Sent: counter.Value(r.metrics.samples), Retried: counter.Value(r.metrics.retried), Rejected: counter.Value(r.metrics.rejected),
 		}
 		for _, p := range r.partitions {
-			st.Messages += p.pending.Load()
+			st.Messages += p.unhandled()
 			if t := p.oldest(); t != 0 && (st.Oldest.IsZero() || t < st.Oldest.UnixMilli()) {
 				st.Oldest = time.UnixMilli(t)
 			}

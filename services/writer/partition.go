@@ -40,7 +40,7 @@ type partition struct {
 	waiting atomic.Pointer[string]
 	reading atomic.Int64  // time of the oldest frame that is read and not yet handed to the sending side, in milliseconds; 0 for none
 	sending atomic.Int64  // time of the oldest frame of the request in flight, likewise
-	pending atomic.Uint64 // messages that are not handled
+	behind  atomic.Uint64 // messages behind the one that is being handled
 }
 
 // place is the last frame of a source that was taken.
@@ -80,7 +80,7 @@ func (p *partition) Serve(ctx context.Context) error {
 	mb.Close()
 	p.reading.Store(0)
 	p.sending.Store(0)
-	p.pending.Store(0)
+	p.behind.Store(0)
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -94,7 +94,7 @@ func (p *partition) read(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		p.pending.Store(msg.Pending + 1)
+		p.behind.Store(msg.Pending)
 		if err := p.message(ctx, msg); err != nil {
 			return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
 		}
@@ -352,10 +352,7 @@ func (p *partition) watch(ctx context.Context) {
 		case <-tick.C:
 			ask, cancel := context.WithTimeout(ctx, 2*time.Second)
 			if n, err := p.mb.Pending(ask); err == nil {
-				if p.oldest() != 0 {
-					n++
-				}
-				p.pending.Store(n)
+				p.behind.Store(n)
 			}
 			cancel()
 		}
@@ -368,6 +365,15 @@ func (p *partition) oldest() int64 {
 		return t
 	}
 	return p.reading.Load()
+}
+
+// unhandled returns how many messages the endpoint has not got all of.
+func (p *partition) unhandled() uint64 {
+	n := p.behind.Load()
+	if p.oldest() != 0 {
+		n++
+	}
+	return n
 }
 
 func (p *partition) setWaiting(reason string) {
