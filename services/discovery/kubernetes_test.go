@@ -1,0 +1,141 @@
+package discovery
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func pod(name, ip, app string, port int32) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: "uid-1", Labels: map[string]string{"app": app}},
+		Spec: corev1.PodSpec{NodeName: "node-1", Containers: []corev1.Container{{
+			Name: "main", Image: "img", Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: port, Protocol: corev1.ProtocolTCP}},
+		}}},
+		Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, HostIP: "10.0.0.1"},
+	}
+}
+
+func service(name string, port int32) *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.1", Type: corev1.ServiceTypeClusterIP, Ports: []corev1.ServicePort{{Name: "http", Port: port}}},
+	}
+}
+
+func node(name, ip string) *corev1.Node {
+	return &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Status: corev1.NodeStatus{
+			Addresses:       []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: ip}},
+			DaemonEndpoints: corev1.NodeDaemonEndpoints{KubeletEndpoint: corev1.DaemonEndpoint{Port: 10250}},
+		},
+	}
+}
+
+func slice(service string, ips ...string) *discoveryv1.EndpointSlice {
+	name, port, ready := "http", int32(80), true
+	s := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "shop", Name: service + "-x", Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+		AddressType: discoveryv1.AddressTypeIPv4, Ports: []discoveryv1.EndpointPort{{Name: &name, Port: &port}},
+	}
+	for _, ip := range ips {
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+	}
+	return s
+}
+
+func kubeJob(name, url, more string) string {
+	return fmt.Sprintf("- job_name: %s\n  kubernetes_sd_configs: [{api_server: %q, authorization: {credentials: %s}, %s}]\n", name, url, kubeToken, more)
+}
+
+func kubeJobs(url string) string {
+	return kubeJob("pods", url, "role: pod, namespaces: {names: [shop]}, selectors: [{role: pod, label: app=web, field: status.phase=Running}]") +
+		kubeJob("services", url, "role: service") + kubeJob("nodes", url, "role: node") + kubeJob("slices", url, "role: endpointslice")
+}
+
+func TestKubernetesDiscovery(t *testing.T) {
+	for name, set := range map[string]func(*kubeAPI){
+		"streamed lists in protobuf":                func(*kubeAPI) {},
+		"streamed lists in JSON":                    func(k *kubeAPI) { k.onlyJSON = true },
+		"an API server without them, in JSON":       func(k *kubeAPI) { k.onlyJSON, k.noStreamedLists = true, true },
+		"an API server without them, with protobuf": func(k *kubeAPI) { k.noStreamedLists = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKubeAPI(t)
+			set(k)
+			testKubernetes(t, k)
+			kind := "streamed list pods"
+			if k.noStreamedLists {
+				kind = "list pods"
+			}
+			if k.requests(kind) < 2 {
+				t.Errorf("%d requests were a %s: the test has not tested what it says: %v", k.requests(kind), kind, k.served)
+			}
+			if k.requests("expired watch pods") == 0 {
+				t.Error("no watch met an expired version")
+			}
+		})
+	}
+}
+
+// testKubernetes lets pods, services, endpoints and nodes come, move and go, and expects the targets to follow.
+func testKubernetes(t *testing.T, k *kubeAPI) {
+	f := newFleet(t)
+	k.put("pods", pod("web-1", "10.1.0.1", "web", 80))
+	k.put("pods", pod("web-2", "10.1.0.2", "web", 80))
+	k.put("pods", pod("db-1", "10.1.0.9", "db", 5432))
+	k.put("services", service("front", 80))
+	k.put("nodes", node("node-1", "10.0.0.1"))
+	k.put("endpointslices", slice("front", "10.1.0.1", "10.1.0.2"))
+	first := f.start(kubeJobs(k.url))
+	const front, node1 = "services front.shop.svc:80", "nodes 10.0.0.1:10250"
+	f.wait(address, "pods 10.1.0.1:80", "pods 10.1.0.2:80", front, node1, "slices 10.1.0.1:80", "slices 10.1.0.2:80")
+
+	k.put("pods", pod("web-3", "", "web", 80)) // comes, without an address at first
+	k.put("pods", pod("web-3", "10.1.0.3", "web", 80))
+	k.put("endpointslices", slice("front", "10.1.0.2", "10.1.0.3"))
+	k.put("nodes", node("node-2", "10.0.0.2"))
+	f.wait(address, "pods 10.1.0.1:80", "pods 10.1.0.2:80", "pods 10.1.0.3:80", front, node1, "nodes 10.0.0.2:10250", "slices 10.1.0.2:80", "slices 10.1.0.3:80")
+
+	k.put("pods", pod("web-2", "10.1.0.22", "web", 80)) // moves
+	k.put("pods", pod("web-3", "10.1.0.3", "db", 80))   // is no longer selected
+	k.remove("pods", pod("web-1", "", "", 0))           // goes
+	k.put("services", service("front", 8080))
+	k.remove("nodes", node("node-2", ""))
+	k.remove("endpointslices", slice("front"))
+	const front2 = "services front.shop.svc:8080"
+	f.wait(address, "pods 10.1.0.22:80", front2, node1)
+
+	k.dropWatches(false)
+	k.put("pods", pod("web-4", "10.1.0.4", "web", 80))
+	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.4:80", front2, node1)
+
+	// While no watch runs, something goes and its event is forgotten: the client has to list again.
+	k.setDown(true)
+	k.remove("pods", pod("web-4", "", "", 0))
+	k.put("pods", pod("web-5", "10.1.0.5", "web", 80))
+	k.dropWatches(true)
+	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.4:80", front2, node1) // an API server that is down takes nothing away
+	k.setDown(false)
+	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.5:80", front2, node1)
+
+	first.stop()
+	k.remove("pods", pod("web-5", "", "", 0))
+	k.setDown(true)
+	second := f.start(kubeJobs(k.url))
+	eventually(t, "the restarted service has applied its configuration", func() bool { return len(second.Status().Jobs) == 4 })
+	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.5:80", front2, node1)
+	k.setDown(false)
+	k.put("pods", pod("web-6", "10.1.0.6", "web", 80))
+	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.6:80", front2, node1)
+	for _, stayed := range []string{"-10.1.0.22:80", "-front.shop.svc:8080", "-10.0.0.1:10250"} {
+		if slices.Contains(f.history(), stayed) {
+			t.Errorf("a target that stayed was removed for a moment: %v", f.history())
+		}
+	}
+}
