@@ -296,7 +296,7 @@ func (k *kubeAPI) list(w http.ResponseWriter, req *kubeRequest) {
 	}
 	var items []runtime.Object
 	for _, o := range all[min(start, len(all)):end] {
-		items = append(items, o)
+		items = append(items, o.DeepCopyObject()) // encoding sets its kind
 	}
 	accessor, err := meta.ListAccessor(list)
 	if err == nil {
@@ -446,7 +446,7 @@ func (kw *kubeWatch) send(kind watch.EventType, o runtime.Object) error {
 	if kind == watch.Error {
 		e = encoder(kw.info.Serializer, schema.GroupVersion{Version: "v1"})
 	}
-	raw, err := runtime.Encode(e, o)
+	raw, err := runtime.Encode(e, o.DeepCopyObject()) // encoding sets its kind
 	if err != nil {
 		return err
 	}

@@ -286,6 +286,43 @@ func TestReloadOfAProviderKeepsTargetsUntilTheNewOneDelivers(t *testing.T) {
 	}
 }
 
+func TestPublishingGoesOnOnceTheStreamIsThereAgain(t *testing.T) {
+	f := newUnwatchedFleet(t)
+	lose := func() {
+		if err := f.conn.JS.DeleteStream(t.Context(), f.conn.Stream(stream.Targets)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore := func() {
+		if err := f.conn.Ensure(t.Context(), stream.Layout{Partitions: 2, Replicas: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lose()
+	r := f.start(static("a", "h1:1"))
+	eventually(t, "the service waits for the stream", func() bool { return strings.Contains(r.Status().Waiting, "targets of the last run: ") })
+	restore()
+	eventually(t, "the target is published", func() bool { return r.value("millrace_discovery_published_total", "") == 1 })
+	if got := r.Status().Waiting; got != "" {
+		t.Errorf("the running service waits for %q", got)
+	}
+	lose()
+	r.apply(static("a", "h1:1") + static("b", "h2:1"))
+	eventually(t, "the job waits for NATS", func() bool {
+		st := r.Status()
+		return len(st.Jobs) == 2 && strings.Contains(st.Jobs[1].Waiting, "NATS") && st.Jobs[1].Unpublished == 1
+	})
+	restore()
+	eventually(t, "the target is published", func() bool { return r.value("millrace_discovery_published_total", "") == 2 })
+	if got := r.value("millrace_discovery_publish_retries_total", ""); got == 0 {
+		t.Error("no retries are counted")
+	}
+	eventually(t, "the job has nothing to wait for", func() bool {
+		j := r.Status().Jobs[1]
+		return j.Waiting == "" && j.Unpublished == 0
+	})
+}
+
 func TestUnreadableStoredTargetsStay(t *testing.T) {
 	f := newUnwatchedFleet(t)
 	future := &nats.Msg{Subject: f.conn.Target(3, 4), Data: []byte{99, 1, 2, 3}}

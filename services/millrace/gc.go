@@ -1,43 +1,41 @@
 package main
 
 import (
-	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
-	"time"
 )
 
-// tuneGC keeps the garbage collector cheap for small heaps and tight for large ones: a heap may grow by gcRoom, or by gcLeast percent
-// where that is more, before it is collected. Where the environment sets GOGC, that holds.
-func tuneGC(ctx context.Context) {
+// tuneGC keeps the garbage collector cheap for small heaps and tight for large ones: before it is collected, a heap may grow by gcRoom, or
+// by gcLeast percent where that is more. The percentage is set anew after every collection, since a heap that grows fast, as at the
+// start, would otherwise be allowed to grow by a multiple. Where the environment sets GOGC, that holds.
+func tuneGC() {
 	if os.Getenv("GOGC") != "" {
 		return
 	}
-	set := func() {
-		live := liveHeap()
-		debug.SetGCPercent(int(min(max(gcRoom*100/max(live, 1), gcLeast), gcMost)))
-	}
-	set()
-	go func() {
-		tick := time.NewTicker(5 * time.Second)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				set()
-			}
-		}
-	}()
+	debug.SetGCPercent(gcPercent())
+	after := &afterGC{}
+	runtime.SetFinalizer(after, (*afterGC).collected)
 }
 
 const (
-	gcRoom  = 32 << 20 // bytes
-	gcLeast = 35       // percent
+	gcRoom  = 16 << 20 // bytes
+	gcLeast = 15       // percent
 	gcMost  = 400      // percent
 )
+
+// afterGC is garbage from the beginning, so that its finalizer runs after the next collection.
+type afterGC struct{ _ byte }
+
+func (a *afterGC) collected() {
+	debug.SetGCPercent(gcPercent())
+	runtime.SetFinalizer(a, (*afterGC).collected)
+}
+
+func gcPercent() int {
+	return int(min(max(gcRoom*100/max(liveHeap(), 1), gcLeast), gcMost))
+}
 
 // liveHeap returns the bytes that the last collection found in use.
 func liveHeap() uint64 {

@@ -87,7 +87,7 @@ func (o *runOptions) run(ctx context.Context, stderr io.Writer) error {
 	for _, w := range cfg.Warnings() {
 		p.log.Warn(w)
 	}
-	tuneGC(ctx)
+	tuneGC()
 	p.rates.Store(&rates{})
 	return p.serve(ctx)
 }
@@ -126,6 +126,9 @@ func (p *process) load() (*config.Config, error) {
 		m.NATS.TLS.InsecureSkipVerify = m.NATS.TLS.InsecureSkipVerify || o.natsInsecure
 	})
 }
+
+// settleTime is how long after the start the code of the start is not needed any more.
+const settleTime = 15 * time.Second
 
 // serve brings the process up in order, runs it, and takes it down in the reverse order: services first, the embedded server last.
 func (p *process) serve(ctx context.Context) error {
@@ -169,6 +172,12 @@ func (p *process) serve(ctx context.Context) error {
 	}
 	p.waiting.Store(nil)
 	p.log.Info("Ready", "partitions", m.Streams.Partitions)
+	settled := time.AfterFunc(settleTime, func() {
+		if err := releaseStartPages(); err != nil {
+			p.log.Debug("Memory of the start stays", "err", err)
+		}
+	})
+	defer settled.Stop()
 	err = p.system.Serve(ctx)
 	p.log.Info("Stopped")
 	return endOr(ctx, err)
