@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -114,27 +115,27 @@ func (s *System) Serve(ctx context.Context) error {
 type Ref struct {
 	sys   *System
 	token suture.ServiceToken
-	done  chan struct{}
+	actor *supervised
 }
 
-// Stop ends the actor's context and waits until Serve has returned or ctx ends.
+// Stop ends the actor's context and waits until Serve has returned or ctx ends. An actor whose system does not run yet never starts then.
 func (r *Ref) Stop(ctx context.Context) error {
-	// An actor of a system that does not run has no goroutine to wait for.
+	r.actor.stopped.Store(true)
 	if err := r.sys.sup.Remove(r.token); err != nil {
-		return nil
+		return nil // the system does not run: there is no goroutine to wait for
 	}
 	select {
-	case <-r.done:
+	case <-r.actor.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("stopping an actor of %s: %w", r.sys.name, ctx.Err())
+		return fmt.Errorf("stopping the actor %s of %s: %w", r.actor.name, r.sys.name, ctx.Err())
 	}
 }
 
 // Spawn starts an actor under the given name: its kind, then what tells it from others of the kind ("writer prod/3").
 func (s *System) Spawn(name string, a Actor) *Ref {
 	w := &supervised{name: name, kind: kind(name), actor: a, sys: s, done: make(chan struct{})}
-	return &Ref{sys: s, token: s.sup.Add(w), done: w.done}
+	return &Ref{sys: s, token: s.sup.Add(w), actor: w}
 }
 
 func kind(name string) string {
@@ -166,7 +167,8 @@ type supervised struct {
 	actor      Actor
 	sys        *System
 	pause      time.Duration
-	done       chan struct{}
+	stopped    atomic.Bool   // it is not to start (again)
+	done       chan struct{} // closed when Serve has returned
 }
 
 func (w *supervised) String() string { return w.name }
@@ -176,9 +178,9 @@ func (w *supervised) Serve(ctx context.Context) error {
 	defer close(w.done)
 	w.sys.metrics.running.WithLabelValues(w.kind).Inc()
 	defer w.sys.metrics.running.WithLabelValues(w.kind).Dec()
-	for {
+	for !w.stopped.Load() {
 		start := time.Now()
-		err := w.run(ctx)
+		err := Try(func() error { return w.actor.Serve(ctx) })
 		switch {
 		case errors.Is(err, ErrFatal):
 			w.sys.setFatal(err)
@@ -199,14 +201,16 @@ func (w *supervised) Serve(ctx context.Context) error {
 		case <-time.After(w.pause/2 + rand.N(w.pause/2)):
 		}
 	}
+	return suture.ErrDoNotRestart
 }
 
-// run calls Serve and turns a panic into an error.
-func (w *supervised) run(ctx context.Context) (err error) {
+// Try runs f and returns what it returns, or its panic as an error. Whoever supervises an actor catches the panics of Serve; an actor uses
+// Try for a goroutine of its own, so that a panic there makes it fail as well instead of ending the process.
+func Try(f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	return w.actor.Serve(ctx)
+	return f()
 }

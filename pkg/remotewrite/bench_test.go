@@ -60,6 +60,8 @@ func benchRequests(b *testing.B, run func(b *testing.B, p Protocol, blocks []*Bl
 			}
 			b.Run(fmt.Sprintf("v%s/series=%d", p, perTarget), func(b *testing.B) { run(b, p, blocks, scrape(perTarget)) })
 		}
+		recorded := recordedSeries(b)
+		b.Run(fmt.Sprintf("v%s/recorded", p), func(b *testing.B) { run(b, p, []*Block{NewBlock(p, recorded)}, scrape(len(recorded))) })
 	}
 }
 
@@ -105,13 +107,14 @@ func BenchmarkBody(b *testing.B) {
 
 func BenchmarkNewBlock(b *testing.B) {
 	for _, p := range []Protocol{V1, V2} {
-		series := targetSeries(1, 1000)
-		b.Run("v"+p.String(), func(b *testing.B) {
-			for b.Loop() {
-				NewBlock(p, series)
-			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/series")
-		})
+		for name, series := range map[string][]frame.Series{"generated": targetSeries(1, 1000), "recorded": recordedSeries(b)} {
+			b.Run("v"+p.String()+"/"+name, func(b *testing.B) {
+				for b.Loop() {
+					NewBlock(p, series)
+				}
+				b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(series)), "ns/series")
+			})
+		}
 	}
 }
 

@@ -19,9 +19,7 @@ type Block struct {
 	series  int
 	dropped int
 
-	// For V1: the Label fields of series i are fields[ends[i]:ends[i+1]].
-	fields []byte
-	ends   []int
+	v1 fragments // the label sets for V1
 
 	// For V2: the labels of series i are refs[rows[i].refs:rows[i+1].refs], each the index of a name and value in pairs.
 	rows  []row
@@ -59,7 +57,7 @@ func NewBlock(p Protocol, series []frame.Series) *Block {
 	if p == V2 {
 		b.encodeV2(series)
 	} else {
-		b.encodeV1(series)
+		b.v1 = newFragments(series)
 	}
 	return b
 }
@@ -72,61 +70,29 @@ func (b *Block) AllKept() bool { return b.dropped == 0 }
 
 // Kept reports whether series i is to be sent: its label set is not empty.
 func (b *Block) Kept(i uint32) bool {
-	if b.ends != nil {
-		return b.ends[i] != b.ends[i+1]
+	if b.v1.sizes != nil {
+		return b.v1.sizes[i] != 0
 	}
 	return b.rows[i].refs != b.rows[i+1].refs
 }
 
 // Bytes returns the memory that the block holds.
 func (b *Block) Bytes() int {
-	return int(unsafe.Sizeof(*b)) + cap(b.fields) + size(b.ends) + size(b.rows) + size(b.refs) + size(b.pairs) + size(b.metas) +
+	return int(unsafe.Sizeof(*b)) + b.v1.bytes() + size(b.rows) + size(b.refs) + size(b.pairs) + size(b.metas) +
 		len(b.text) + size(b.starts) + size(b.hashes)
-}
-
-func size[E any](s []E) int {
-	var e E
-	return cap(s) * int(unsafe.Sizeof(e))
 }
 
 // Labels returns the label set of series i, decoded again: for messages, not for the hot path.
 func (b *Block) Labels(i uint32) labels.Labels {
-	builder := labels.NewScratchBuilder(16)
-	if b.ends != nil {
-		for f := b.fields[b.ends[i]:b.ends[i+1]]; len(f) > 0; {
-			var label, name, value []byte
-			label, f = field(f)
-			name, label = field(label)
-			value, _ = field(label)
-			builder.Add(string(name), string(value))
-		}
-		return builder.Labels()
+	if b.v1.sizes != nil {
+		return b.v1.labels(i)
 	}
+	builder := labels.NewScratchBuilder(16)
 	for _, ref := range b.refs[b.rows[i].refs:b.rows[i+1].refs] {
 		p := b.pairs[ref]
 		builder.Add(strings.Clone(b.symbol(p.name)), strings.Clone(b.symbol(p.value)))
 	}
 	return builder.Labels()
-}
-
-// field splits off the first field, which has a tag of one byte and a length.
-func field(b []byte) (content, rest []byte) {
-	size, n := binary.Uvarint(b[1:])
-	b = b[1+n:]
-	return b[:size], b[size:]
-}
-
-func (b *Block) encodeV1(series []frame.Series) {
-	total := 0
-	for i := range series {
-		series[i].Labels.Range(func(l labels.Label) { total += fieldSize(labelSize(l)) })
-	}
-	b.fields = make([]byte, 0, total)
-	b.ends = make([]int, 1, len(series)+1)
-	for i := range series {
-		series[i].Labels.Range(func(l labels.Label) { b.fields = appendLabel(b.fields, l) })
-		b.ends = append(b.ends, len(b.fields))
-	}
 }
 
 // appendLabel appends a label as a field 1 of a message, which it is in V1's TimeSeries and Exemplar.
@@ -149,7 +115,6 @@ type blockBuilder struct {
 	*Block
 	text    strings.Builder
 	symbols map[string]uint32
-	pairs   map[pair]uint32
 	metas   map[metadata.Metadata]uint32
 }
 
@@ -157,7 +122,6 @@ func (b *Block) encodeV2(series []frame.Series) {
 	w := blockBuilder{
 		Block:   b,
 		symbols: make(map[string]uint32, 2*len(series)),
-		pairs:   make(map[pair]uint32, 2*len(series)),
 		metas:   make(map[metadata.Metadata]uint32),
 	}
 	total := 0
@@ -167,18 +131,22 @@ func (b *Block) encodeV2(series []frame.Series) {
 	b.rows = make([]row, len(series)+1)
 	b.refs = make([]uint32, 0, total)
 	b.starts = append(b.starts, 0)
+	var numbers labelNumbers
 	for i := range series {
 		b.rows[i] = row{refs: uint32(len(b.refs))}
 		if series[i].Labels.IsEmpty() {
 			continue
 		}
 		b.rows[i].meta = w.meta(&series[i].Metadata)
-		series[i].Labels.Range(func(l labels.Label) { b.refs = append(b.refs, w.pair(l)) })
+		b.refs = append(b.refs, numbers.of(series[i].Labels)...)
 	}
 	b.rows[len(series)].refs = uint32(len(b.refs))
+	b.pairs = make([]pair, len(numbers.labels))
+	for i, l := range numbers.labels {
+		b.pairs[i] = pair{w.symbol(l.Name), w.symbol(l.Value)}
+	}
 	b.text = strings.Clone(w.text.String())
-	b.pairs, b.metas = clip(b.pairs), clip(b.metas)
-	b.starts, b.hashes = clip(b.starts), clip(b.hashes)
+	b.metas, b.starts, b.hashes = clip(b.metas), clip(b.starts), clip(b.hashes)
 }
 
 // clip returns s in memory of just its size.
@@ -194,17 +162,6 @@ func (w *blockBuilder) symbol(s string) uint32 {
 		w.text.WriteString(s)
 		w.starts = append(w.starts, uint32(w.text.Len()))
 		w.hashes = append(w.hashes, hashSymbol(s))
-	}
-	return id
-}
-
-func (w *blockBuilder) pair(l labels.Label) uint32 {
-	p := pair{w.symbol(l.Name), w.symbol(l.Value)}
-	id, ok := w.pairs[p]
-	if !ok {
-		id = uint32(len(w.Block.pairs))
-		w.pairs[p] = id
-		w.Block.pairs = append(w.Block.pairs, p)
 	}
 	return id
 }

@@ -21,7 +21,8 @@ const (
 	tagTimestamp = 2<<3 | wireVarint
 )
 
-// sampleRoom is at least what a sample and its series take besides the labels, counting that words are stored whole.
+// sampleRoom is at least what a sample and its series take besides the labels, counting that words are stored whole; it is more
+// than a chunk, by which the labels of V1 are stored.
 const sampleRoom = 112
 
 // keepBytes bounds the memory that each part of a request keeps for the next one.
@@ -42,6 +43,11 @@ type Request struct {
 	last     int
 	lastTime int64
 	stamp    timestampField
+	// histogram is what last was when the newest histogram was added, histogramBlock and histogramIndex its series; negative
+	// where there is none. Only V1 needs it.
+	histogram      int
+	histogramBlock *Block
+	histogramIndex uint32
 
 	symbols symbolTable
 	refs    refCache
@@ -77,6 +83,7 @@ func NewRequest(p Protocol) *Request {
 func (r *Request) Reset() {
 	r.floats, r.histograms, r.exemplars = 0, 0, 0
 	r.last = -1
+	r.histogram, r.histogramBlock = -1, nil
 	r.body = reuse(r.body)
 	r.raw, r.packed = reuse(r.raw), reuse(r.packed)
 	if r.protocol == V2 {
@@ -130,13 +137,13 @@ func (r *Request) Add(b *Block, i uint32, t, st int64, v float64) {
 		r.addV2(b, i, t, st, v)
 		return
 	}
-	fields := b.fields[b.ends[i]:b.ends[i+1]]
-	if len(fields) == 0 {
+	labelsSize := b.v1.size(i)
+	if labelsSize == 0 {
 		r.last = -1
 		return
 	}
 	n := len(r.body)
-	room := len(fields) + sampleRoom
+	room := labelsSize + sampleRoom
 	if cap(r.body)-n < room {
 		r.body = slices.Grow(r.body, room)
 	}
@@ -152,8 +159,8 @@ func (r *Request) Add(b *Block, i uint32, t, st int64, v float64) {
 	sampleSize := valueSize + r.stamp.size
 
 	p[0] = 1<<3 | wireBytes // WriteRequest.timeseries
-	k := putSize(p[1:], len(fields)+2+sampleSize) + 1
-	k += copy(p[k:], fields)
+	k := putSize(p[1:], labelsSize+2+sampleSize) + 1
+	k = b.v1.put(p, k, i)
 	q := (*[32]byte)(p[k:])
 	q[0], q[1], q[2] = tagSamples, byte(sampleSize), tagValue
 	binary.LittleEndian.PutUint64(q[3:], value)
@@ -211,9 +218,9 @@ func (r *Request) AddHistogram(b *Block, h *frame.Histogram) {
 		r.appendLabels(b, h.Index)
 		r.body = append(r.body, 3<<3|wireBytes)
 	} else {
-		r.body = append(r.body, 1<<3|wireBytes, 0)
-		r.body = append(r.body, b.fields[b.ends[h.Index]:b.ends[h.Index+1]]...)
+		r.beginV1(b, h.Index)
 		r.body = append(r.body, 4<<3|wireBytes)
+		r.histogram, r.histogramBlock, r.histogramIndex = n, b, h.Index
 	}
 	r.body = binary.AppendUvarint(r.body, uint64(size))
 	at := len(r.body)
@@ -233,11 +240,27 @@ func (r *Request) AddHistogram(b *Block, h *frame.Histogram) {
 	r.histograms++
 }
 
+// beginV1 appends the field of a TimeSeries of V1 with a length of one byte, which is still 0, and the labels of series i.
+func (r *Request) beginV1(b *Block, i uint32) {
+	r.body = append(r.body, 1<<3|wireBytes, 0)
+	at, size := len(r.body), b.v1.size(i)
+	r.body = slices.Grow(r.body, size+chunk)[:at+size+chunk]
+	r.body = r.body[:b.v1.put(r.body, at, i)]
+}
+
 // AddExemplar adds an exemplar to the series added last. One without a timestamp of its own gets the sample's. It does nothing
 // where the last series was a dropped one.
+//
+// In V1, the exemplars of a histogram go into a TimeSeries of their own behind it: Prometheus takes the exemplars of a TimeSeries
+// before its histograms, and drops those of a series that it has no sample of yet.
 func (r *Request) AddExemplar(x *exemplar.Exemplar) {
 	if r.last < 0 {
 		return
+	}
+	if r.last == r.histogram {
+		r.last = len(r.body)
+		r.beginV1(r.histogramBlock, r.histogramIndex)
+		r.setLength(1)
 	}
 	t := x.Ts
 	if !x.HasTs {

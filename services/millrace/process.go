@@ -22,6 +22,7 @@ import (
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
 	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/common/version"
+	"k8s.io/klog/v2"
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/config"
@@ -76,6 +77,7 @@ func (o *runOptions) run(ctx context.Context, stderr io.Writer) error {
 		return usageError{fmt.Errorf("loading the configuration: %w", err)}
 	}
 	p.cfg.Store(&loaded{cfg, time.Now()})
+	klog.SetSlogLogger(p.log.With("component", "kubernetes client"))
 	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), versioncollector.NewCollector("millrace"))
 	p.metrics = newProcessMetrics(p)
 	p.metrics.loaded(true)

@@ -61,28 +61,48 @@ func prefix[T any](list []T, ok func(*T) bool) int {
 
 // addSections adds what the scrape has for the series of one dictionary, of which c have float samples.
 func (a *appender) addSections(u *unit, d *dict, c int, hists []frame.Histogram, exs []frame.Exemplar) {
-	sec := frame.Section{Dict: d.id, Series: d.n}
-	if len(exs) > 0 {
-		sec.Exemplars = slices.Clone(exs)
-		for i := range sec.Exemplars {
-			sec.Exemplars[i].Index -= uint32(d.start)
-		}
-	}
-	a.fillFloats(&sec, d, c)
-	hists = slices.Clone(hists)
+	hists, exs = slices.Clone(hists), slices.Clone(exs)
 	for i := range hists {
 		hists[i].Index -= uint32(d.start)
 	}
+	for i := range exs {
+		exs[i].Index -= uint32(d.start)
+	}
 	n := min(len(hists), maxFrameHistograms)
-	sec.Histograms = hists[:n]
+	rest := hists[n:]
+	later := exemplarsOf(rest, exs)
+	if len(later) > 0 {
+		exs = slices.DeleteFunc(exs, func(x frame.Exemplar) bool { return hasHistogram(rest, x.Index) })
+	}
+	sec := frame.Section{Dict: d.id, Series: d.n, Exemplars: exs, Histograms: hists[:n]}
+	a.fillFloats(&sec, d, c)
 	a.addSection(u, sec)
-	for hists = hists[n:]; len(hists) > 0; hists = hists[n:] {
+	for hists = rest; len(hists) > 0; hists = hists[n:] {
 		n = min(len(hists), maxFrameHistograms)
-		a.addSection(u, frame.Section{Dict: d.id, Series: d.n, Present: []uint32{}, Histograms: hists[:n]})
+		a.addSection(u, frame.Section{Dict: d.id, Series: d.n, Present: []uint32{}, Histograms: hists[:n], Exemplars: exemplarsOf(hists[:n], later)})
 	}
 	if len(a.extra) > 0 {
 		a.addExtra(u, d)
 	}
+}
+
+// exemplarsOf returns the exemplars of the series that have one of the histograms. Both lists ascend by series.
+func exemplarsOf(hists []frame.Histogram, exs []frame.Exemplar) []frame.Exemplar {
+	if len(hists) == 0 {
+		return nil
+	}
+	var list []frame.Exemplar
+	for _, x := range exs {
+		if hasHistogram(hists, x.Index) {
+			list = append(list, x)
+		}
+	}
+	return list
+}
+
+func hasHistogram(hists []frame.Histogram, i uint32) bool {
+	_, ok := slices.BinarySearchFunc(hists, i, func(h frame.Histogram, i uint32) int { return cmp.Compare(h.Index, i) })
+	return ok
 }
 
 // fillFloats gives the section the float samples: slices of the appender's own columns where the whole dictionary is present.

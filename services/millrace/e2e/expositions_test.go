@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -29,7 +30,7 @@ func plainText(s scene) exposition {
 func specialValues(s scene) exposition {
 	var b strings.Builder
 	b.WriteString(phaseText(s))
-	values := []string{"NaN", "+Inf", "-Inf", "-0", "0", "5e-324", "1.7976931348623157e308", "-1e-310", "0.1", "123456789012345678", "1e21", "0x1p-3", "3.0000000000000004"}
+	values := []string{"NaN", "+Inf", "-Inf", "-0", "0", "5e-324", "1.7976931348623157e308", "-1e-310", "0.1", "123456789012345678", "1e21", "3.0000000000000004"}
 	for i := range values {
 		// Each series goes through all values, one in a phase.
 		fmt.Fprintf(&b, "special{i=\"%d\"} %s\n", i, values[(i+s.phase)%len(values)])
@@ -108,6 +109,14 @@ func flapping(s scene) exposition {
 		return exposition{status: 503, body: []byte("down for maintenance\n")}
 	}
 	return plainText(s)
+}
+
+// leaving is a target that discovery takes away some time in the third phase. Until then it shows the second.
+func leaving(s scene) exposition {
+	if s.phase == 3 {
+		s.phase = 2
+	}
+	return vanishing(s)
 }
 
 func hanging(s scene) exposition {
@@ -201,7 +210,6 @@ func native(s scene) exposition {
 	at := timestamppb.New(msTime(s.start))
 	families := []*dto.MetricFamily{
 		family(phaseMetric, "Phase of the test.", dto.MetricType_GAUGE, &dto.Metric{Gauge: &dto.Gauge{Value: proto.Float64(float64(s.phase))}}),
-		family("native_seconds", "Integer native histogram.", dto.MetricType_HISTOGRAM, intHistograms(s, n, at)...),
 		family("native_float", "Float native histogram.", dto.MetricType_HISTOGRAM, &dto.Metric{Histogram: floatHistogram(float64(n))}),
 		family("native_gauge", "Gauge histogram.", dto.MetricType_GAUGE_HISTOGRAM, &dto.Metric{Histogram: gaugeHistogram(n)}),
 		family("changing", "Another schema in each phase.", dto.MetricType_HISTOGRAM, &dto.Metric{Histogram: changingHistogram(s.phase)}),
@@ -213,6 +221,10 @@ func native(s scene) exposition {
 			SampleCount: proto.Uint64(n), SampleSum: proto.Float64(2), Quantile: []*dto.Quantile{{Quantile: proto.Float64(.5), Value: proto.Float64(math.NaN())}},
 		}}),
 		family("odd", "Values that text cannot carry.", dto.MetricType_UNTYPED, oddValues(s.phase)...),
+	}
+	// A family each: of a family of native histograms, Prometheus's parser returns the first one's exemplars only.
+	for i := range manyHistograms {
+		families = append(families, family(fmt.Sprintf("native_%d_seconds", i), "Integer native histogram.", dto.MetricType_HISTOGRAM, intHistogram(s, i, n, at)))
 	}
 	if s.phase != 3 {
 		families = append(families, family("leaving_native", "Gone in the third phase.", dto.MetricType_HISTOGRAM, &dto.Metric{Histogram: floatHistogram(3)}))
@@ -249,27 +261,23 @@ func span(offset int32, length uint32) *dto.BucketSpan {
 	return &dto.BucketSpan{Offset: proto.Int32(offset), Length: proto.Uint32(length)}
 }
 
-func intHistograms(s scene, n uint64, at *timestamppb.Timestamp) []*dto.Metric {
-	var list []*dto.Metric
-	before := timestamppb.New(at.AsTime().Add(-1e6))
-	for i := range manyHistograms {
-		h := &dto.Histogram{
-			SampleCount: proto.Uint64(n * 12), SampleSum: proto.Float64(float64(n) * 1.5), Schema: proto.Int32(3), ZeroThreshold: proto.Float64(1e-9), ZeroCount: proto.Uint64(n),
-			PositiveSpan: []*dto.BucketSpan{span(-2, 2), span(3, 1)}, PositiveDelta: []int64{int64(n), int64(n), -int64(n)},
-			NegativeSpan: []*dto.BucketSpan{span(0, 2)}, NegativeDelta: []int64{int64(3 * n), 0},
-			Exemplars: []*dto.Exemplar{protoExemplar(fmt.Sprintf("a-%d-%d", i, s.phase), .1, before), protoExemplar(fmt.Sprintf("b-%d-%d", i, s.phase), .2, at)},
-		}
-		*h.SampleCount = n + 1*n + 2*n + 1*n + 6*n // zero bucket, positive ones, negative ones
-		if i < 10 {
-			// Classic buckets besides.
-			h.Bucket = []*dto.Bucket{
-				{UpperBound: proto.Float64(.5), CumulativeCount: proto.Uint64(n)},
-				{UpperBound: proto.Float64(5), CumulativeCount: proto.Uint64(2 * n), Exemplar: protoExemplar(fmt.Sprintf("classic-%d-%d", i, s.phase), 4, at)},
-			}
-		}
-		list = append(list, &dto.Metric{Label: []*dto.LabelPair{pair("i", strconv.Itoa(i))}, Histogram: h})
+func intHistogram(s scene, i int, n uint64, at *timestamppb.Timestamp) *dto.Metric {
+	before := timestamppb.New(at.AsTime().Add(-time.Millisecond))
+	h := &dto.Histogram{
+		SampleCount: proto.Uint64(n + n + 2*n + n + 6*n), // zero bucket, positive ones, negative ones
+		SampleSum:   proto.Float64(float64(n) * 1.5), Schema: proto.Int32(3), ZeroThreshold: proto.Float64(1e-9), ZeroCount: proto.Uint64(n),
+		PositiveSpan: []*dto.BucketSpan{span(-2, 2), span(3, 1)}, PositiveDelta: []int64{int64(n), int64(n), -int64(n)},
+		NegativeSpan: []*dto.BucketSpan{span(0, 2)}, NegativeDelta: []int64{int64(3 * n), 0},
+		Exemplars: []*dto.Exemplar{protoExemplar(fmt.Sprintf("a-%d-%d", i, s.phase), .1, before), protoExemplar(fmt.Sprintf("b-%d-%d", i, s.phase), .2, at)},
 	}
-	return list
+	if i < 10 {
+		// Classic buckets besides.
+		h.Bucket = []*dto.Bucket{
+			{UpperBound: proto.Float64(.5), CumulativeCount: proto.Uint64(n)},
+			{UpperBound: proto.Float64(5), CumulativeCount: proto.Uint64(2 * n), Exemplar: protoExemplar(fmt.Sprintf("classic-%d-%d", i, s.phase), 4, at)},
+		}
+	}
+	return &dto.Metric{Label: []*dto.LabelPair{pair("i", strconv.Itoa(i))}, Histogram: h}
 }
 
 func floatHistogram(n float64) *dto.Histogram {

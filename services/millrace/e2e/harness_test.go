@@ -212,7 +212,7 @@ func (p *proc) start() {
 	}()
 	p.t.Cleanup(func() {
 		if p.t.Failed() {
-			p.t.Logf("the last of the log of %s in %s:\n%s", p.name, p.URL, tail(p.Logs(), 40))
+			p.t.Logf("the last of the log of %s in %s:\n%s", p.name, p.URL, tail(p.Logs(), 15))
 		}
 		p.Kill9()
 	})
@@ -443,4 +443,13 @@ func fork(cmd *exec.Cmd) error {
 	err := make(chan error)
 	forks <- forkRequest{cmd, err}
 	return <-err
+}
+
+// replaceFile writes a file such that nobody reads half of it.
+func replaceFile(t testing.TB, path, content string) {
+	t.Helper()
+	writeFile(t, path+".new", content)
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -28,11 +29,11 @@ type recorder struct {
 	next http.Handler // nil: every request is accepted
 
 	mu       sync.Mutex
-	series   map[string]labels.Labels                // of all requests since the last reset, by their text
-	values   map[string]float64                      // the newest of each series
-	families map[string]map[familyMetadata]bool      // metadata by the name of the family (1.0) or the series (2.0)
-	headers  http.Header                             // of the newest request
-	requests map[string]int                          // by Content-Type
+	series   map[string]labels.Labels           // of all requests since the last reset, by their text
+	values   map[string]float64                 // the newest of each series
+	families map[string]map[familyMetadata]bool // metadata by the name of the family (1.0) or the series (2.0)
+	headers  http.Header                        // of the newest request
+	requests map[string]int                     // by Content-Type
 }
 
 type familyMetadata struct{ Type, Help, Unit string }
@@ -137,7 +138,7 @@ func (r *recorder) noteV2(body []byte) (map[string]string, error) {
 		r.learn(ls.Get(labels.MetricName), familyMetadata{string(m.Type), m.Help, m.Unit})
 		samples, histograms, exemplars = samples+len(ts.Samples), histograms+len(ts.Histograms), exemplars+len(ts.Exemplars)
 	}
-	return map[string]string{"Samples": itoa(samples), "Histograms": itoa(histograms), "Exemplars": itoa(exemplars)}, nil
+	return map[string]string{"Samples": strconv.Itoa(samples), "Histograms": strconv.Itoa(histograms), "Exemplars": strconv.Itoa(exemplars)}, nil
 }
 
 func (r *recorder) add(ls labels.Labels) { r.series[ls.String()] = ls }

@@ -44,6 +44,8 @@ type scene struct {
 	start int64 // in milliseconds
 }
 
+func msTime(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
+
 // exposition is a target's answer. The zero value is an empty page without a content type.
 type exposition struct {
 	contentType string
@@ -59,8 +61,10 @@ const (
 	protobufType    = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 )
 
-func text(body string) exposition        { return exposition{contentType: textType, body: []byte(body)} }
-func openMetrics(body string) exposition { return exposition{contentType: openMetricsType, body: []byte(body)} }
+func text(body string) exposition { return exposition{contentType: textType, body: []byte(body)} }
+func openMetrics(body string) exposition {
+	return exposition{contentType: openMetricsType, body: []byte(body)}
+}
 
 // serveTarget serves expositions until the test ends, compressed where the scraper allows it, and returns the target's host:port.
 func serveTarget(t testing.TB, s *stage, expose func(scene) exposition) string {

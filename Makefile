@@ -1,0 +1,51 @@
+# Millrace. `make run` shows it at work, `make test` proves it.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+PKG     := github.com/prometheus/common/version
+LDFLAGS := -s -w -X $(PKG).Version=$(VERSION) -X $(PKG).Revision=$(shell git rev-parse HEAD 2>/dev/null) -X $(PKG).Branch=$(shell git rev-parse --abbrev-ref HEAD 2>/dev/null)
+# TAGS leaves service discovery mechanisms out, as in Prometheus: make build TAGS="remove_all_sd enable_dns_sd enable_kubernetes_sd".
+TAGS    ?=
+
+# Each fuzz target runs for FUZZTIME.
+FUZZTIME ?= 10s
+# Packages and flags of `make test`.
+TESTPKGS  ?= ./...
+TESTFLAGS ?= -race -timeout=40m
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+.PHONY: all build run test lint bench fuzz clean
+
+all: build
+
+build: ## bin/millrace and bin/bench
+	$(GO) build -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o bin/millrace ./services/millrace
+	$(GO) build -ldflags '-s -w' -o bin/bench ./bench
+
+run: build ## scrape Millrace itself and a demo target, and write to a receiver that checks every sample
+	@deploy/quickstart/run bin
+
+test: ## all tests, with the race detector
+	$(GO) test $(TESTFLAGS) -tags '$(TAGS)' $(TESTPKGS)
+
+lint: ## formatting, vet, staticcheck
+	@test -z "$$(gofmt -l bench pkg services)" || { echo "not gofmt'ed:"; gofmt -l bench pkg services; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+bench: build ## CPU, memory, latency and stored bytes; beside Prometheus and vmagent where BENCH_PROMETHEUS and BENCH_VMAGENT name their binaries
+	bin/bench run --millrace=bin/millrace
+	bin/bench run --millrace=bin/millrace --kind=recorded
+	bin/bench run --millrace=bin/millrace --rounds=1 --outage=60s
+
+fuzz: ## every fuzz target for FUZZTIME
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' bench pkg services | xargs -n1 dirname | sort -u); do \
+	  for f in $$(grep -h '^func Fuzz' $$dir/*_test.go | sed 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/'); do \
+	    echo "fuzzing $$dir $$f for $(FUZZTIME)"; \
+	    $(GO) test ./$$dir -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel 2; \
+	  done; \
+	done
+
+clean:
+	rm -rf bin data
