@@ -135,6 +135,7 @@ func (r *Ref) Stop(ctx context.Context) error {
 // Spawn starts an actor under the given name: its kind, then what tells it from others of the kind ("writer prod/3").
 func (s *System) Spawn(name string, a Actor) *Ref {
 	w := &supervised{name: name, kind: kind(name), actor: a, sys: s, done: make(chan struct{})}
+	s.metrics.restarts.WithLabelValues(w.kind) // a counter that begins at 0 lets queries see the first restart
 	return &Ref{sys: s, token: s.sup.Add(w), actor: w}
 }
 

@@ -41,7 +41,8 @@ type Conn struct {
 	NC *nats.Conn
 	JS jetstream.JetStream
 
-	log *slog.Logger
+	log    *slog.Logger
+	server *Server // nil where the server is not in this process
 }
 
 // Connect connects to the embedded server or dials the URL until it answers or ctx ends; each failure is logged with the time of
@@ -59,10 +60,10 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 				nc.Close()
 				return nil, fmt.Errorf("connecting to JetStream: %w", err)
 			}
-			return &Conn{Names: cfg.Names, NC: nc, JS: js, log: cfg.Logger}, nil
+			return &Conn{Names: cfg.Names, NC: nc, JS: js, log: cfg.Logger, server: cfg.Server}, nil
 		}
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
-			return nil, fmt.Errorf("connecting to NATS at %s: %w; check --nats.creds and the millrace.nats section: %w", cfg.URL, ErrAuth, err)
+			return nil, fmt.Errorf("connecting to NATS at %s: %w; check --nats.creds and the millrace.nats section: %w", redact(cfg.URL), ErrAuth, err)
 		}
 		cfg.Logger.Warn("Cannot reach NATS, trying again", "url", redact(cfg.URL), "err", err, "next_try", wait)
 		select {

@@ -10,11 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/vmihailenco/msgpack/v5"
 )
-
-// ErrMoved is returned where another reader has taken over a mailbox's position.
-var ErrMoved = errors.New("another reader has taken the position over")
 
 // MailboxConfig configures a durable mailbox.
 type MailboxConfig struct {
@@ -22,21 +18,14 @@ type MailboxConfig struct {
 	Stream, Filter string
 	// Key names the position: letters, digits, -, _, = and dots.
 	Key string
+	// Generation tells what the reader makes of the messages. A position stored under another one says nothing about what
+	// this reader has done: the mailbox begins as if there were none.
+	Generation uint64
 	// FromEnd makes a mailbox that has no position yet begin behind the newest message. Otherwise it begins at the oldest.
 	FromEnd bool
 	// ReadAhead is how many messages are fetched before they are asked for; 0 for 4.
 	ReadAhead int
 }
-
-// Position is how far a reader has come.
-type Position struct {
-	// Seq is the sequence number of the last message handled.
-	Seq uint64 `msgpack:"seq"`
-	// Mark is the reader's own count, kept with Seq.
-	Mark uint64 `msgpack:"mark"`
-}
-
-const positionVersion = 1
 
 // Message is a stored message.
 type Message struct {
@@ -55,22 +44,30 @@ type Message struct {
 //
 // Next and Handled belong to one goroutine; the other methods may be called from any.
 type Mailbox struct {
-	cfg  MailboxConfig
-	conn *Conn
-	kv   jetstream.KeyValue
-	oc   jetstream.Consumer
-	it   jetstream.MessagesContext
-	log  *slog.Logger
+	cfg MailboxConfig
+	oc  jetstream.Consumer
+	it  jetstream.MessagesContext
+	log *slog.Logger
+
+	stored *positionEntry
+
+	messages chan delivery // from pump
+	closing  chan struct{}
 
 	mu       sync.Mutex
 	pos      Position // handled
-	read     uint64   // sequence number of the last message that Next returned
-	stored   Position // in the bucket
-	revision uint64
-	err      error // why the position cannot be stored any more
+	consumer string   // that delivered the last message which Next returned
+	read     uint64   // the message's number among those that this consumer delivered
+
+	asking sync.Mutex // held while a Pending waits for its answer
 
 	stop context.CancelFunc
 	done chan struct{}
+}
+
+type delivery struct {
+	msg jetstream.Msg
+	err error
 }
 
 // OpenMailbox opens the mailbox at its stored position. Where there is none, it stores one first, so that the beginning does not depend
@@ -83,7 +80,10 @@ func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, er
 	if err != nil {
 		return nil, fmt.Errorf("opening the bucket %s: %w", c.Bucket(positions), err)
 	}
-	m := &Mailbox{cfg: cfg, conn: c, kv: kv, log: c.log.With("mailbox", cfg.Key), done: make(chan struct{})}
+	m := &Mailbox{
+		cfg: cfg, log: c.log.With("mailbox", cfg.Key), stored: newPositionEntry(kv, cfg.Key, cfg.Generation),
+		messages: make(chan delivery), closing: make(chan struct{}), done: make(chan struct{}),
+	}
 	info, err := c.streamInfo(ctx, cfg.Stream)
 	if err != nil {
 		return nil, err
@@ -104,6 +104,7 @@ func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, er
 	}
 	keep, stop := context.WithCancel(context.Background())
 	m.stop = stop
+	go m.pump()
 	go m.keepStored(keep)
 	return m, nil
 }
@@ -118,72 +119,80 @@ func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamIn
 
 // load reads the position, or makes it.
 func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
-	entry, err := m.kv.Get(ctx, m.cfg.Key)
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		if m.cfg.FromEnd {
-			m.pos.Seq = state.LastSeq
-		}
-		m.revision, err = m.kv.Create(ctx, m.cfg.Key, encodePosition(m.pos))
-		m.stored, m.read = m.pos, m.pos.Seq
-		return err
-	}
+	pos, found, err := m.stored.load(ctx)
 	if err != nil {
 		return err
 	}
-	if m.pos, err = decodePosition(entry.Value()); err != nil {
-		return err
+	if !found {
+		if m.cfg.FromEnd {
+			pos.Seq = state.LastSeq
+		}
+		if err := m.stored.store(ctx, pos); err != nil {
+			return err
+		}
 	}
-	if m.pos.Seq > state.LastSeq {
+	if pos.Seq > state.LastSeq {
 		m.log.Error("The stream is shorter than the position, which means that it was made anew; reading from its beginning",
-			"stream", m.cfg.Stream, "position", m.pos.Seq, "last", state.LastSeq)
-		m.pos = Position{}
+			"stream", m.cfg.Stream, "position", pos.Seq, "last", state.LastSeq)
+		pos = Position{}
 	}
-	m.stored, m.revision, m.read = m.pos, entry.Revision(), m.pos.Seq
+	m.pos = pos
 	return nil
 }
 
-func encodePosition(p Position) []byte {
-	b, err := msgpack.Marshal(&p)
-	if err != nil {
-		panic(err) // two integers
-	}
-	return append([]byte{positionVersion}, b...)
-}
-
-func decodePosition(b []byte) (p Position, err error) {
-	if len(b) == 0 || b[0] != positionVersion {
-		return p, fmt.Errorf("entry %x is not of version %d; it was written by a newer Millrace: upgrade this one", b, positionVersion)
-	}
-	if err := msgpack.Unmarshal(b[1:], &p); err != nil {
-		return p, fmt.Errorf("entry %x: %w", b, err)
-	}
-	return p, nil
-}
-
-// Next waits for the next message. Its data belongs to the caller.
-func (m *Mailbox) Next(ctx context.Context) (Message, error) {
-	m.mu.Lock()
-	err := m.err
-	m.mu.Unlock()
-	if err != nil {
-		return Message{}, err
-	}
-	msg, err := m.it.Next(jetstream.NextContext(ctx))
-	if err != nil {
-		if ctx.Err() != nil {
-			return Message{}, ctx.Err()
+// pump takes the messages from JetStream. The client waits for as long as the server is away, whatever a reader's context says, so
+// readers wait for pump instead.
+func (m *Mailbox) pump() {
+	defer close(m.messages)
+	for {
+		msg, err := m.it.Next()
+		select {
+		case m.messages <- delivery{msg, err}:
+		case <-m.closing:
+			return
 		}
-		return Message{}, fmt.Errorf("reading %s: %w", m.cfg.Filter, err)
+		if err != nil {
+			return
+		}
 	}
-	meta, err := msg.Metadata()
+}
+
+// Next waits for the next message. Its data belongs to the caller. [ErrMoved] means that another reader works from the position.
+func (m *Mailbox) Next(ctx context.Context) (Message, error) {
+	select { // before another message is looked at
+	case <-ctx.Done():
+		return Message{}, ctx.Err()
+	case <-m.stored.lost:
+		return Message{}, m.moved()
+	default:
+	}
+	var d delivery
+	select {
+	case <-ctx.Done():
+		return Message{}, ctx.Err()
+	case <-m.stored.lost:
+		return Message{}, m.moved()
+	case got, ok := <-m.messages:
+		if d = got; !ok {
+			d.err = jetstream.ErrMsgIteratorClosed
+		}
+	}
+	if d.err != nil {
+		return Message{}, fmt.Errorf("reading %s: %w", m.cfg.Filter, d.err)
+	}
+	meta, err := d.msg.Metadata()
 	if err != nil {
 		return Message{}, fmt.Errorf("reading %s: %w", m.cfg.Filter, err)
 	}
 	m.mu.Lock()
-	m.read = meta.Sequence.Stream
+	m.consumer, m.read = meta.Consumer, meta.Sequence.Consumer
 	m.mu.Unlock()
-	return Message{Subject: msg.Subject(), Header: msg.Headers(), Data: msg.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, Pending: meta.NumPending}, nil
+	return Message{
+		Subject: d.msg.Subject(), Header: d.msg.Headers(), Data: d.msg.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, Pending: meta.NumPending,
+	}, nil
 }
+
+func (m *Mailbox) moved() error { return fmt.Errorf("position of %s: %w", m.cfg.Key, ErrMoved) }
 
 // Handled says that the message with this number, and all before it, are done with, and sets the mark. It only notes: the
 // position is stored within a second, by [Mailbox.Flush], or by [Mailbox.Close].
@@ -200,20 +209,42 @@ func (m *Mailbox) Position() Position {
 	return m.pos
 }
 
+// errAsking is returned by Pending while an earlier question has no answer.
+var errAsking = errors.New("an earlier question has no answer yet")
+
 // Pending asks JetStream how many messages of the filter are behind the last one that Next returned.
 func (m *Mailbox) Pending(ctx context.Context) (uint64, error) {
+	type answer struct {
+		info *jetstream.ConsumerInfo
+		err  error
+	}
+	if !m.asking.TryLock() {
+		return 0, fmt.Errorf("asking how much of %s is unread: %w", m.cfg.Filter, errAsking)
+	}
+	answers := make(chan answer, 1)
+	go func() { // the client waits for a consumer that is being made anew, whatever ctx says
+		defer m.asking.Unlock()
+		info, err := m.oc.Info(ctx)
+		answers <- answer{info, err}
+	}()
+	var a answer
+	select {
+	case a = <-answers:
+	case <-ctx.Done():
+		a.err = ctx.Err()
+	}
+	if a.err != nil {
+		return 0, fmt.Errorf("asking how much of %s is unread: %w", m.cfg.Filter, a.err)
+	}
 	m.mu.Lock()
-	read := m.read
+	consumer, read := m.consumer, m.read
 	m.mu.Unlock()
-	info, err := m.oc.Info(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("asking how much of %s is unread: %w", m.cfg.Filter, err)
+	// What is delivered and not read is fetched ahead. (Delivered.Stream does not tell: it passes over messages of other subjects.)
+	ahead := a.info.Delivered.Consumer
+	if consumer == a.info.Name {
+		ahead -= min(read, ahead)
 	}
-	n := info.NumPending
-	if info.Delivered.Stream > read {
-		n++ // fetched ahead; their number is not told, only that there are some
-	}
-	return n, nil
+	return a.info.NumPending + ahead, nil
 }
 
 // keepStored stores the position once a second where it has changed.
@@ -226,7 +257,12 @@ func (m *Mailbox) keepStored(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := m.Flush(ctx); err != nil && ctx.Err() == nil {
+			err := m.Flush(ctx)
+			switch {
+			case errors.Is(err, ErrMoved):
+				m.log.Error("Another reader has taken the position over; this one stops", "err", err)
+				return
+			case err != nil && ctx.Err() == nil:
 				m.log.Warn("Cannot store the position, trying again", "err", err)
 			}
 		}
@@ -235,45 +271,32 @@ func (m *Mailbox) keepStored(ctx context.Context) {
 
 // Flush stores the position now. [ErrMoved] means that another reader works from it: this one must stop.
 func (m *Mailbox) Flush(ctx context.Context) error {
-	m.mu.Lock()
-	pos, revision, changed := m.pos, m.revision, m.pos != m.stored
-	m.mu.Unlock()
-	if !changed {
-		return nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	next, err := m.kv.Update(ctx, m.cfg.Key, encodePosition(pos), revision)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if err == nil {
-		m.stored, m.revision = pos, next
-		return nil
+	if err := m.stored.store(ctx, m.Position()); err != nil {
+		return fmt.Errorf("storing the position of %s: %w", m.cfg.Key, err)
 	}
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
-		// The entry may be this reader's own, written by a try whose answer was lost.
-		entry, gerr := m.kv.Get(ctx, m.cfg.Key)
-		if gerr == nil {
-			if have, derr := decodePosition(entry.Value()); derr == nil && have == pos {
-				m.stored, m.revision = pos, entry.Revision()
-				return nil
-			}
-			m.err = fmt.Errorf("position of %s: %w", m.cfg.Key, ErrMoved)
-			return m.err
-		}
-	}
-	return fmt.Errorf("storing the position of %s: %w", m.cfg.Key, err)
+	return nil
 }
 
 // Close stores the position and ends the mailbox.
 func (m *Mailbox) Close() {
 	m.stop()
 	<-m.done
-	m.it.Stop()
+	close(m.closing)
+	stopped := make(chan struct{})
+	go func() {
+		m.it.Stop()
+		close(stopped)
+	}()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if err := m.Flush(ctx); err != nil {
 		m.log.Warn("Closing with a position that is not stored; some messages will be handled again", "err", err)
+	}
+	// While the server is away, the client lets go only after some time.
+	select {
+	case <-stopped:
+	case <-ctx.Done():
 	}
 }

@@ -34,9 +34,9 @@ func (n Names) Stream(name string) string { return n.Prefix + "_" + name }
 // Bucket returns the full name of a key-value bucket: "millrace_positions".
 func (n Names) Bucket(name string) string { return n.Prefix + "_" + name }
 
-// Target returns the subject of one target: "millrace.targets.17.<source>".
-func (n Names) Target(shard int, source uint64) string {
-	return fmt.Sprintf("%s.targets.%d.%016x", n.Prefix, shard, source)
+// Target returns the subject of one target: "millrace.targets.17.<id>". The ID names the target; the shard follows from its source.
+func (n Names) Target(shard int, id uint64) string {
+	return fmt.Sprintf("%s.targets.%d.%016x", n.Prefix, shard, id)
 }
 
 // TargetShard returns the filter for all targets of a shard.
@@ -45,14 +45,14 @@ func (n Names) TargetShard(shard int) string { return fmt.Sprintf("%s.targets.%d
 // AllTargets returns the filter for the targets of all shards.
 func (n Names) AllTargets() string { return n.Prefix + ".targets.*.*" }
 
-// SourceOf returns the source that the subject of a target names.
-func (n Names) SourceOf(targetSubject string) (uint64, error) {
+// TargetID returns the ID of the target that a subject of [Names.Target] names.
+func (n Names) TargetID(targetSubject string) (uint64, error) {
 	last := targetSubject[strings.LastIndexByte(targetSubject, '.')+1:]
-	source, err := strconv.ParseUint(last, 16, 64)
-	if err != nil {
-		return 0, fmt.Errorf("subject %q does not end in a source: %w", targetSubject, err)
+	id, err := strconv.ParseUint(last, 16, 64)
+	if err != nil || len(last) != 16 {
+		return 0, fmt.Errorf("subject %q does not end in the 16 hexadecimal digits of a target's ID", targetSubject)
 	}
-	return source, nil
+	return id, nil
 }
 
 // Dict returns the subject of a dictionary: "millrace.dicts.3.<dictionary>".
@@ -84,7 +84,9 @@ func (n Names) RelabelledPartition(endpoint string, partition int) string {
 func (n Names) Frames(partition int) string { return fmt.Sprintf("%s.frames.%d", n.Prefix, partition) }
 
 // Ask returns the subject on which a writer asks for a dictionary of a partition to be relabelled again. It is not stored.
-func (n Names) Ask(partition int) string { return fmt.Sprintf("%s.ask.relabel.%d", n.Prefix, partition) }
+func (n Names) Ask(partition int) string {
+	return fmt.Sprintf("%s.ask.relabel.%d", n.Prefix, partition)
+}
 
 // Rejected returns the subject of what an endpoint refused: "millrace.rejected.<endpoint>".
 func (n Names) Rejected(endpoint string) string { return n.Prefix + ".rejected." + endpoint }

@@ -35,6 +35,7 @@ func (c *Conn) Publish(ctx context.Context, msg *nats.Msg, waiting func(error)) 
 		if ctx.Err() != nil {
 			return 0, fmt.Errorf("publishing to %s: %w", msg.Subject, context.Cause(ctx))
 		}
+		err = c.server.because(err)
 		if waiting != nil {
 			waiting(err)
 		}
@@ -55,6 +56,19 @@ func (c *Conn) Last(ctx context.Context, stream, subject string) (Message, error
 	raw, err := s.GetLastMsgForSubject(ctx, subject)
 	if err != nil {
 		return Message{}, fmt.Errorf("getting the last message of %s: %w", subject, err)
+	}
+	return Message{Subject: raw.Subject, Header: raw.Header, Data: raw.Data, Seq: raw.Sequence, Time: raw.Time}, nil
+}
+
+// Next returns the oldest message of a subject whose sequence number is at least seq, or [jetstream.ErrMsgNotFound].
+func (c *Conn) Next(ctx context.Context, stream, subject string, seq uint64) (Message, error) {
+	s, err := c.JS.Stream(ctx, c.Stream(stream))
+	if err != nil {
+		return Message{}, fmt.Errorf("looking up the stream %s: %w", c.Stream(stream), err)
+	}
+	raw, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
+	if err != nil {
+		return Message{}, fmt.Errorf("getting the message of %s from %d on: %w", subject, seq, err)
 	}
 	return Message{Subject: raw.Subject, Header: raw.Header, Data: raw.Data, Seq: raw.Sequence, Time: raw.Time}, nil
 }

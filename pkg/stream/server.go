@@ -1,6 +1,8 @@
 package stream
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -33,7 +35,15 @@ type ServerConfig struct {
 // Server is a NATS server with JetStream inside this process.
 type Server struct {
 	ns   *server.Server
+	opts *server.Options
+	dir  string
 	lock *os.File
+	log  *slog.Logger
+
+	failure atomic.Pointer[string] // why streams cannot be written; nil while they can
+
+	stopMending context.CancelFunc
+	mended      chan struct{} // closed when mend has ended
 }
 
 // StartServer starts the embedded server and waits until it takes connections.
@@ -63,27 +73,52 @@ func StartServer(cfg ServerConfig) (*Server, error) {
 		lock.Close()
 		return nil, fmt.Errorf("configuring the embedded NATS server: %w", err)
 	}
-	log := &serverLog{log: cfg.Logger.With("component", "nats-server")}
+	log := &serverLog{log: cfg.Logger.With("component", "nats-server"), fatal: make(chan string, 1)}
 	ns.SetLoggerV2(log, false, false, false)
+	if err := start(ns, log); err != nil {
+		ns.Shutdown()
+		ns.WaitForShutdown()
+		lock.Close()
+		return nil, fmt.Errorf("starting the embedded NATS server in %q: %w", cfg.Dir, err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	s := &Server{
+		ns: ns, opts: opts, dir: cfg.Dir, lock: lock, log: cfg.Logger.With("component", "nats-server"), stopMending: stop, mended: make(chan struct{}),
+	}
+	go s.mend(ctx)
+	return s, nil
+}
+
+// start runs the server and waits until it takes connections, or says why it never will.
+func start(ns *server.Server, log *serverLog) error {
 	go ns.Start()
-	if !ns.ReadyForConnections(time.Minute) {
-		ns.Shutdown()
-		lock.Close()
-		if last := log.lastError(); last != "" {
-			return nil, fmt.Errorf("starting the embedded NATS server in %q: %s", cfg.Dir, last)
+	ready := make(chan bool, 1)
+	go func() { ready <- ns.ReadyForConnections(time.Minute) }()
+	select {
+	case reason := <-log.fatal:
+		return errors.New(reason)
+	case ok := <-ready:
+		select {
+		case reason := <-log.fatal: // said while the server came up all the same
+			return errors.New(reason)
+		default:
 		}
-		return nil, fmt.Errorf("starting the embedded NATS server in %q: not ready after a minute", cfg.Dir)
+		switch {
+		case !ok && log.lastError() != "":
+			return errors.New(log.lastError())
+		case !ok:
+			return errors.New("not ready after a minute")
+		case !ns.JetStreamEnabled():
+			return fmt.Errorf("JetStream is off: %s", log.lastError())
+		}
+		return nil
 	}
-	if !ns.JetStreamEnabled() {
-		ns.Shutdown()
-		lock.Close()
-		return nil, fmt.Errorf("starting the embedded NATS server in %q: JetStream is off: %s", cfg.Dir, log.lastError())
-	}
-	return &Server{ns: ns, lock: lock}, nil
 }
 
 // Shutdown stops the server once all that it took is stored.
 func (s *Server) Shutdown() {
+	s.stopMending()
+	<-s.mended
 	s.ns.Shutdown()
 	s.ns.WaitForShutdown()
 	s.lock.Close()
@@ -121,7 +156,11 @@ func lockDir(dir string) (*os.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("storage path %q is in use by another process: %w; stop it, or choose another with --storage.path", dir, err)
 	}
-	if _, err := f.WriteAt([]byte(fmt.Sprintf("%d\n", os.Getpid())), 0); err != nil {
+	_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+	if err == nil {
+		err = f.Truncate(int64(len(strconv.Itoa(os.Getpid()))) + 1) // the last one's may be longer
+	}
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("storage path %q cannot be written: %w; free some room, or choose another with --storage.path", dir, err)
 	}
@@ -130,8 +169,9 @@ func lockDir(dir string) (*os.File, error) {
 
 // serverLog passes the server's log on to slog. It keeps the last error for a failed start.
 type serverLog struct {
-	log  *slog.Logger
-	last atomic.Pointer[string]
+	log   *slog.Logger
+	last  atomic.Pointer[string]
+	fatal chan string // the first reason for which the server's own logger would have ended the process
 }
 
 func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(message(format, v)) }
@@ -146,7 +186,13 @@ func (l *serverLog) Errorf(format string, v ...any) {
 }
 
 // Fatalf would end the process in the server's own logger. Here the start fails instead.
-func (l *serverLog) Fatalf(format string, v ...any) { l.Errorf(format, v...) }
+func (l *serverLog) Fatalf(format string, v ...any) {
+	l.Errorf(format, v...)
+	select {
+	case l.fatal <- message(format, v):
+	default:
+	}
+}
 
 func (l *serverLog) lastError() string {
 	if m := l.last.Load(); m != nil {

@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"net/url"
 	"strconv"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -48,6 +50,10 @@ func (p *process) targets(context.Context) ([]web.Target, []web.DroppedTarget, m
 	if p.waiting.Load() != nil {
 		return nil, nil, counts, nil
 	}
+	params := map[string]url.Values{}
+	for _, c := range p.cfg.Load().ScrapeConfigs {
+		params[c.JobName] = c.Params
+	}
 	if p.scraper != nil {
 		discovered := p.scraper.Discovered()
 		b := labels.NewBuilder(labels.EmptyLabels())
@@ -62,7 +68,7 @@ func (p *process) targets(context.Context) ([]web.Target, []web.DroppedTarget, m
 					w.LastError = err.Error()
 				}
 				if id, err := strconv.ParseUint(t.GetValue(scraper.TargetLabel), 16, 64); err == nil && discovered[id] != nil {
-					w.DiscoveredLabels = discovered[id].Discovered
+					w.DiscoveredLabels = withParams(discovered[id].Discovered, params[job])
 				}
 				active = append(active, w)
 			}
@@ -71,11 +77,25 @@ func (p *process) targets(context.Context) ([]web.Target, []web.DroppedTarget, m
 	if p.discovery != nil {
 		_, list, n := p.discovery.Targets()
 		for _, d := range list {
-			dropped = append(dropped, web.DroppedTarget{DiscoveredLabels: d.Discovered, ScrapePool: d.Job})
+			dropped = append(dropped, web.DroppedTarget{DiscoveredLabels: withParams(d.Discovered, params[d.Job]), ScrapePool: d.Job})
 		}
 		counts = n
 	}
 	return active, dropped, counts, nil
+}
+
+// withParams adds the labels that Prometheus makes of a scrape config's params. Targets are published without them.
+func withParams(discovered labels.Labels, params url.Values) labels.Labels {
+	if len(params) == 0 {
+		return discovered
+	}
+	b := labels.NewBuilder(discovered)
+	for name, values := range params {
+		if label := model.ParamLabelPrefix + name; len(values) > 0 && b.Get(label) == "" {
+			b.Set(label, values[0])
+		}
+	}
+	return b.Labels()
 }
 
 // status returns how the process stands, for the page and the API.

@@ -38,4 +38,3 @@ func releaseStartPages() error {
 	}
 	return lines.Err()
 }
-

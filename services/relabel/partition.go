@@ -9,7 +9,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
 )
@@ -37,32 +39,28 @@ func (p *partition) Serve(ctx context.Context) error {
 	}
 	defer sub.Unsubscribe()
 	mb, err := conn.OpenMailbox(ctx, stream.MailboxConfig{
-		Stream: stream.Dicts, Filter: conn.DictPartition(p.number), Key: fmt.Sprintf("relabel.%s.%d", p.plan.hash, p.number), ReadAhead: 16,
+		Stream: stream.Dicts, Filter: conn.DictPartition(p.number), Key: fmt.Sprintf("relabel.%d", p.number), Generation: p.plan.hash, ReadAhead: 16,
 	})
 	if err != nil {
 		return err
 	}
 	defer mb.Close()
+	defer p.waiting.Store(nil)
 
-	answered := make(chan error, 1)
-	answering, stop := context.WithCancel(ctx)
-	defer func() {
-		stop()
-		<-answered
-	}()
-	go func() { answered <- p.answer(answering, questions) }()
+	sides, ctx := errgroup.WithContext(ctx)
+	sides.Go(func() error { return actor.Try(func() error { return p.answer(ctx, questions) }) })
+	sides.Go(func() error { return actor.Try(func() error { return p.follow(ctx, mb) }) })
+	return sides.Wait()
+}
+
+// follow evaluates the dictionaries of the mailbox.
+func (p *partition) follow(ctx context.Context, mb *stream.Mailbox) error {
 	for {
 		msg, err := mb.Next(ctx)
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
 			return err
 		}
 		if err := p.relabel(ctx, msg); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
 			return err
 		}
 		mb.Handled(msg.Seq, 0)
@@ -100,8 +98,7 @@ func (p *partition) answer(ctx context.Context, questions <-chan *nats.Msg) erro
 // relabel evaluates one dictionary with all rules and publishes what each endpoint gets. A dictionary that cannot be read is named in the log
 // and left where it is.
 func (p *partition) relabel(ctx context.Context, msg stream.Message) error {
-	conn := p.svc.cfg.Conn
-	id, err := conn.DictOf(msg.Subject)
+	id, err := p.svc.cfg.Conn.DictOf(msg.Subject)
 	if err != nil {
 		p.svc.metrics.unreadable.Inc()
 		p.log.Error("Ignoring a message among the dictionaries", "seq", msg.Seq, "err", err)
@@ -114,30 +111,51 @@ func (p *partition) relabel(ctx context.Context, msg stream.Message) error {
 		return nil
 	}
 	for i := range p.plan.groups {
-		g := &p.plan.groups[i]
-		series, tooLarge := g.rules.Apply(d.Series)
-		if tooLarge > 0 {
-			p.log.Error("Rules make label sets too large; their series are dropped", "endpoints", g.endpoints, "series", tooLarge, "limit_bytes", frame.MaxLabelSetBytes, "dictionary", id)
+		if err := p.evaluate(ctx, &p.plan.groups[i], d); err != nil {
+			return err
 		}
-		data, err := frame.EncodeRelabelled(id, g.hash, series)
+	}
+	return nil
+}
+
+// evaluate publishes what one group of endpoints gets for a dictionary. Where that is more than a message holds, these endpoints wait, by the
+// log, until their rules are mended; others do not wait for them.
+func (p *partition) evaluate(ctx context.Context, g *group, d *frame.Dictionary) error {
+	conn := p.svc.cfg.Conn
+	series, tooLarge := g.rules.Apply(d.Series)
+	if tooLarge > 0 {
+		p.log.Error("Rules make label sets too large; their series are dropped", "endpoints", g.endpoints, "series", tooLarge, "limit_bytes", frame.MaxLabelSetBytes, "dictionary", d.ID)
+	}
+	data, err := frame.EncodeRelabelled(d.ID, g.hash, series)
+	if err != nil {
+		p.failed(g, d, err)
+		return nil
+	}
+	p.svc.metrics.dictionaries.Inc()
+	p.svc.metrics.series.Add(float64(len(series)))
+	for k := range series {
+		if series[k].Labels.IsEmpty() {
+			p.svc.metrics.dropped.Inc()
+		}
+	}
+	for _, name := range g.endpoints {
+		_, err := conn.Publish(ctx, &nats.Msg{Subject: conn.Relabelled(name, p.number, d.ID), Data: data}, p.wait)
+		if errors.Is(err, stream.ErrTooLarge) {
+			p.failed(g, d, err)
+			return nil
+		}
 		if err != nil {
-			return fmt.Errorf("encoding the relabelled dictionary %s: %w", id, err)
-		}
-		p.svc.metrics.dictionaries.Inc()
-		p.svc.metrics.series.Add(float64(len(series)))
-		for k := range series {
-			if series[k].Labels.IsEmpty() {
-				p.svc.metrics.dropped.Inc()
-			}
-		}
-		for _, name := range g.endpoints {
-			if _, err := conn.Publish(ctx, &nats.Msg{Subject: conn.Relabelled(name, p.number, id), Data: data}, p.wait); err != nil {
-				return fmt.Errorf("publishing the relabelled dictionary %s for %q: %w", id, name, err)
-			}
+			return fmt.Errorf("publishing the relabelled dictionary %s for %q: %w", d.ID, name, err)
 		}
 		p.waiting.Store(nil)
 	}
 	return nil
+}
+
+func (p *partition) failed(g *group, d *frame.Dictionary, err error) {
+	p.svc.metrics.failed.Inc()
+	p.log.Error("Cannot give endpoints what their rules make of a dictionary; their samples wait", "endpoints", g.endpoints, "dictionary", d.ID, "err", err,
+		"remedy", "let external_labels and write_relabel_configs add less")
 }
 
 // wait notes what the stream said to a failed try.

@@ -5,7 +5,7 @@ package relabel
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
+	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -50,7 +50,7 @@ type Service struct {
 // plan is a set of endpoints, those with equal rules together.
 type plan struct {
 	groups []group
-	hash   string // of everything in it
+	hash   uint64 // of everything in it
 }
 
 type group struct {
@@ -101,7 +101,7 @@ func newPlan(endpoints []Endpoint) (*plan, error) {
 		}
 		p.groups[i].endpoints = append(p.groups[i].endpoints, e.Name)
 	}
-	p.hash = hex.EncodeToString(all.Sum(nil)[:8])
+	p.hash = binary.BigEndian.Uint64(all.Sum(nil))
 	return p, nil
 }
 
@@ -155,7 +155,7 @@ func (s *Service) Waiting() []string {
 func (s *Service) Series() float64 { return counter.Value(s.metrics.series) }
 
 type metrics struct {
-	dictionaries, series, dropped, unreadable, asked prometheus.Counter
+	dictionaries, series, dropped, unreadable, failed, asked prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -169,6 +169,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		series:       counter("series_total", "Series evaluated, once for each set of rules."),
 		dropped:      counter("dropped_series_total", "Series that write_relabel_configs dropped, or made too large."),
 		unreadable:   counter("unreadable_dictionaries_total", "Dictionaries that could not be read."),
+		failed:       counter("failed_dictionaries_total", "Dictionaries of which an endpoint gets nothing, because what its rules make of them is too large."),
 		asked:        counter("asked_total", "Dictionaries evaluated again because a writer asked for them."),
 	}
 }

@@ -2,6 +2,7 @@ package scraper
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -18,8 +19,6 @@ import (
 
 	"github.com/millrace/millrace/pkg/frame"
 )
-
-const minTime = math.MinInt64
 
 // appendable gives Prometheus's scrape loops appenders that make frames. It is all that depends on the scrape package's idea of storage.
 type appendable struct {
@@ -47,33 +46,47 @@ type appender struct {
 	owner *appendable
 	src   *source
 	gen   uint64 // the source's generation when the first sample came
+	base  uint64 // how many scrapes the source had by then
 
-	seen   bitmap // series that have a float sample in this scrape
+	live   bitmap // series that the target exposes, also where the sample is none to take
+	floats bitmap // series whose first sample in this scrape is a float
+	histos bitmap // series whose first sample in this scrape is a histogram
 	vals   []float64
-	times  []int64
-	starts []int64 // as long as vals once any sample has a start timestamp
+	times  []int64 // of both
+	starts []int64 // as long as vals once any float has a start timestamp
 
-	last  int64 // timestamp of the sample appended last: the scrape's own, since reports come last
-	n     int   // samples
-	stale int   // of them staleness markers
+	last int64 // timestamp of the sample appended last: the scrape's own, since reports come last
+	n    int   // samples
 
-	extra  []extraSample // second and further samples of a series in one scrape
-	hists  []frame.Histogram
-	exs    []frame.Exemplar
-	histAt map[uint32]int64 // newest histogram per series in this scrape
+	hists []frame.Histogram
+	exs   []frame.Exemplar
+
+	extra []extraSample      // second and further samples of series in one scrape, which have timestamps of their own
+	tails map[uint32]tailing // the newest of them, by series
 
 	enc  frame.Encoder
 	fr   frame.Frame
+	size int // about what the sections of fr take, in bytes
 	vbuf []float64
 	tbuf []int64
 	sbuf []int64
 	ebuf []byte
 }
 
+// extraSample is a float, or a histogram where hist is not nil. It is the series' sample number round+2 of the scrape.
 type extraSample struct {
 	i     uint32
+	round int
 	t, st int64
 	v     float64
+	hist  *frame.Histogram
+}
+
+type tailing struct {
+	round int
+	t     int64
+	bits  uint64 // of a float
+	hist  bool
 }
 
 // Append takes one sample. It returns the errors that Prometheus's storage returns: out of order, duplicate for a timestamp, and
@@ -83,19 +96,38 @@ func (a *appender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.n == 0 {
-		a.gen = s.generation
+		a.gen, a.base = s.generation, s.commits
 	} else if a.gen != s.generation {
 		return 0, fmt.Errorf("source %016x was reorganised by another scrape loop; this scrape is given up", s.id)
 	}
-	if ref == 0 {
-		if n := labelBytes(ls); n > frame.MaxLabelSetBytes {
-			return 0, fmt.Errorf("label set of %d bytes, the most is %d (metric: %.50s)", n, frame.MaxLabelSetBytes, ls.Get(labels.MetricName))
+	i, ok := s.lookup(ref, ls)
+	if !ok {
+		ls = ls.WithoutEmpty()
+		if err := checkLabels(ls); err != nil {
+			return 0, err
+		}
+		if i, ok = s.find(ls); !ok {
+			i = s.add(ls, s.familyOf(&opts))
 		}
 	}
-	i := s.lookup(ref, ls, &opts)
-	last, pending := s.series[i].last, a.seen.has(i)
-	if pending || len(a.hists) > 0 {
+	pending := a.pending(i)
+	if !pending {
+		i = s.described(i, &opts)
+	}
+	last := s.series[i].last
+	if pending {
 		last = max(last, a.lastOf(i))
+	}
+	sample := frame.Histogram{Index: i, Time: t, Start: st}
+	stale := value.IsStaleNaN(v)
+	switch {
+	case h != nil:
+		sample.Int, stale = h, value.IsStaleNaN(h.Sum)
+	case fh != nil:
+		sample.Float, stale = fh, value.IsStaleNaN(fh.Sum)
+	}
+	if !stale {
+		a.live.set(i)
 	}
 	if t <= last {
 		if err := a.refuse(i, t, last, v, h != nil || fh != nil, pending, opts.RejectOutOfOrder); err != nil {
@@ -103,17 +135,15 @@ func (a *appender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, 
 		}
 		return s.ref(i), nil // the same sample again, as timestamps exposed by the target bring about
 	}
+	if stale {
+		a.live.clear(i)
+	}
 	a.n++
 	a.last = t
-	switch {
-	case h != nil:
-		a.addHistogram(frame.Histogram{Index: i, Time: t, Start: st, Int: h.Copy()}, value.IsStaleNaN(h.Sum))
-	case fh != nil:
-		a.addHistogram(frame.Histogram{Index: i, Time: t, Start: st, Float: fh.Copy()}, value.IsStaleNaN(fh.Sum))
-	case pending:
-		a.extra = append(a.extra, extraSample{i, t, st, v})
-	default:
-		a.addFloat(i, t, st, v)
+	if h != nil || fh != nil {
+		a.addHistogram(sample, pending)
+	} else {
+		a.addFloat(i, t, st, v, pending)
 	}
 	var err error
 	if len(opts.Exemplars) > 0 {
@@ -121,6 +151,23 @@ func (a *appender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, 
 	}
 	return s.ref(i), err
 }
+
+// checkLabels returns an error for label sets that Prometheus's storage refuses, and for ones that no dictionary takes.
+func checkLabels(ls labels.Labels) error {
+	if ls.IsEmpty() {
+		return errors.New("empty label set")
+	}
+	if name, twice := ls.HasDuplicateLabelNames(); twice {
+		return fmt.Errorf("label name %q is not unique (metric: %.50s)", name, ls.Get(labels.MetricName))
+	}
+	if n := labelBytes(ls); n > frame.MaxLabelSetBytes {
+		return fmt.Errorf("label set of %d bytes, the most is %d (metric: %.50s)", n, frame.MaxLabelSetBytes, ls.Get(labels.MetricName))
+	}
+	return nil
+}
+
+// pending reports whether the series has a sample in this scrape.
+func (a *appender) pending(i uint32) bool { return a.floats.has(i) || a.histos.has(i) }
 
 // refuse says what is wrong with a sample that is not newer than the series' last one; nil where it is that sample again.
 func (a *appender) refuse(i uint32, t, last int64, v float64, isHistogram, pending, reject bool) error {
@@ -132,11 +179,9 @@ func (a *appender) refuse(i uint32, t, last int64, v float64, isHistogram, pendi
 	}
 	bits, ok := a.src.explicit[i]
 	if pending {
-		bits, ok = math.Float64bits(a.vals[i]), true
-		for k := range a.extra {
-			if a.extra[k].i == i {
-				bits = math.Float64bits(a.extra[k].v)
-			}
+		bits, ok = math.Float64bits(a.vals[i]), a.floats.has(i)
+		if tail, more := a.tails[i]; more {
+			bits, ok = tail.bits, !tail.hist
 		}
 	}
 	if ok && bits == math.Float64bits(v) {
@@ -145,30 +190,21 @@ func (a *appender) refuse(i uint32, t, last int64, v float64, isHistogram, pendi
 	return storage.ErrDuplicateSampleForTimestamp
 }
 
-// lastOf returns the newest timestamp that a series has in this scrape so far.
+// lastOf returns the timestamp of the newest sample that a pending series has in this scrape.
 func (a *appender) lastOf(i uint32) int64 {
-	if t, ok := a.histAt[i]; ok {
-		return t
+	if tail, ok := a.tails[i]; ok {
+		return tail.t
 	}
-	if !a.seen.has(i) {
-		return minTime
-	}
-	last := a.times[i]
-	for k := range a.extra {
-		if a.extra[k].i == i {
-			last = a.extra[k].t
-		}
-	}
-	return last
+	return a.times[i]
 }
 
-func (a *appender) addFloat(i uint32, t, st int64, v float64) {
-	if int(i) >= len(a.vals) {
-		n := max(int(i)+1, len(a.src.series))
-		a.vals = slices.Grow(a.vals, n-len(a.vals))[:n]
-		a.times = slices.Grow(a.times, n-len(a.times))[:n]
+func (a *appender) addFloat(i uint32, t, st int64, v float64, pending bool) {
+	if pending {
+		a.addFurther(extraSample{i: i, t: t, st: st, v: v})
+		return
 	}
-	a.seen.set(i)
+	a.grow(i)
+	a.floats.set(i)
 	a.vals[i], a.times[i] = v, t
 	if st != 0 || len(a.starts) > 0 {
 		if n := len(a.vals); len(a.starts) < n {
@@ -178,19 +214,42 @@ func (a *appender) addFloat(i uint32, t, st int64, v float64) {
 		}
 		a.starts[i] = st
 	}
-	if value.IsStaleNaN(v) {
-		a.stale++
-	}
 }
 
-func (a *appender) addHistogram(h frame.Histogram, stale bool) {
-	a.hists = append(a.hists, h)
-	if a.histAt == nil {
-		a.histAt = map[uint32]int64{}
+// addHistogram takes a histogram, whose memory is the caller's.
+func (a *appender) addHistogram(h frame.Histogram, pending bool) {
+	if h.Int != nil {
+		h.Int = h.Int.Copy()
+	} else {
+		h.Float = h.Float.Copy()
 	}
-	a.histAt[h.Index] = h.Time
-	if stale {
-		a.stale++
+	if pending {
+		a.addFurther(extraSample{i: h.Index, t: h.Time, hist: &h})
+		return
+	}
+	a.grow(h.Index)
+	a.histos.set(h.Index)
+	a.times[h.Index] = h.Time
+	a.hists = append(a.hists, h)
+}
+
+func (a *appender) addFurther(x extraSample) {
+	if tail, ok := a.tails[x.i]; ok {
+		x.round = tail.round + 1
+	}
+	a.extra = append(a.extra, x)
+	if a.tails == nil {
+		a.tails = map[uint32]tailing{}
+	}
+	a.tails[x.i] = tailing{x.round, x.t, math.Float64bits(x.v), x.hist != nil}
+}
+
+// grow makes room for series i.
+func (a *appender) grow(i uint32) {
+	if int(i) >= len(a.vals) {
+		n := max(int(i)+1, len(a.src.series))
+		a.vals = slices.Grow(a.vals, n-len(a.vals))[:n]
+		a.times = slices.Grow(a.times, n-len(a.times))[:n]
 	}
 }
 
@@ -212,7 +271,7 @@ func (a *appender) addExemplars(i uint32, list []exemplar.Exemplar) error {
 		case size > exemplar.ExemplarMaxLabelSetLength:
 			fail(storage.ErrExemplarLabelLength)
 		case have && x.Equals(newest):
-		case have && (x.Ts < newest.Ts || x.Ts == newest.Ts && (x.Value < newest.Value || x.Value == newest.Value && x.Labels.Hash() < newest.Labels.Hash())):
+		case have && exemplar.Compare(x, newest) < 0:
 			fail(storage.ErrOutOfOrderExemplar)
 		default:
 			newest, have = x, true
@@ -243,8 +302,14 @@ func (a *appender) Commit() error {
 	if a.gen != s.generation {
 		return fmt.Errorf("source %016x was reorganised by another scrape loop; this scrape is given up", s.id)
 	}
+	if a.base != s.commits {
+		if a.dropOvertaken(); a.n == 0 {
+			return nil
+		}
+	}
 	if err := s.seal(); err != nil {
-		return err
+		s.clear(svc.nextGeneration()) // or every scrape would fail for the same series
+		return fmt.Errorf("source %016x: %w", s.id, err)
 	}
 	u := a.build(svc.epoch.Load())
 	if !svc.publishers[s.partition].offer(u) {
@@ -255,43 +320,49 @@ func (a *appender) Commit() error {
 	a.commitState()
 	svc.metrics.samples.Add(float64(u.samples))
 	svc.metrics.frames.Add(float64(len(u.frames)))
-	s.compact(a.live(), a.n-a.stale, svc.nextGeneration)
+	s.compact(&a.live, svc.nextGeneration)
 	return nil
 }
 
-// live returns the series that have a sample in this scrape which is not a staleness marker. The appender's own set becomes it.
-func (a *appender) live() *bitmap {
-	if a.stale > 0 {
-		for i := range a.vals {
-			if a.seen.has(uint32(i)) && value.IsStaleNaN(a.vals[i]) {
-				a.seen.clear(uint32(i))
-			}
+// dropOvertaken takes out what is not newer than the source's samples, since another scrape loop of the same source has committed while
+// this scrape was collected. The stream's frames stay in the order of time so.
+func (a *appender) dropOvertaken() {
+	s := a.src
+	old := func(i uint32, t int64) bool {
+		if t > s.series[i].last {
+			return false
+		}
+		a.n--
+		return true
+	}
+	for i := range a.vals {
+		if a.floats.has(uint32(i)) && old(uint32(i), a.times[i]) {
+			a.floats.clear(uint32(i))
 		}
 	}
-	for i := range a.hists {
-		a.seen.set(a.hists[i].Index)
-	}
-	return &a.seen
+	a.hists = slices.DeleteFunc(a.hists, func(h frame.Histogram) bool { return old(h.Index, h.Time) })
+	a.extra = slices.DeleteFunc(a.extra, func(x extraSample) bool { return old(x.i, x.t) })
+	a.exs = slices.DeleteFunc(a.exs, func(x frame.Exemplar) bool {
+		newest, have := s.exemplars[x.Index]
+		return have && exemplar.Compare(x.Exemplar, newest) <= 0
+	})
 }
 
 // commitState makes the scrape's timestamps, values and exemplars the source's.
 func (a *appender) commitState() {
 	s := a.src
+	s.commits++
 	for i := range a.vals {
-		if !a.seen.has(uint32(i)) {
-			continue
-		}
-		s.series[i].last = a.times[i]
-		if a.times[i] != a.last {
-			s.setExplicit(uint32(i), math.Float64bits(a.vals[i]))
+		if a.floats.has(uint32(i)) {
+			s.setLast(uint32(i), a.times[i], a.times[i] != a.last, a.vals[i])
 		}
 	}
-	for _, x := range a.extra {
-		s.series[x.i].last = x.t
-		s.setExplicit(x.i, math.Float64bits(x.v))
+	for i := range a.hists {
+		s.setLast(a.hists[i].Index, a.hists[i].Time, false, 0)
 	}
-	for _, h := range a.hists {
-		s.series[h.Index].last = h.Time
+	for i := range a.extra {
+		x := &a.extra[i]
+		s.setLast(x.i, x.t, x.hist == nil, x.v)
 	}
 	for _, x := range a.exs {
 		s.setExemplar(x.Index, x.Exemplar)
@@ -301,13 +372,16 @@ func (a *appender) commitState() {
 // release empties the appender and gives it back.
 func (a *appender) release() {
 	a.src = nil
-	a.seen.reset()
+	a.live.reset()
+	a.floats.reset()
+	a.histos.reset()
 	a.vals, a.times, a.starts = a.vals[:0], a.times[:0], a.starts[:0]
-	a.n, a.stale, a.last = 0, 0, 0
+	a.n, a.last = 0, 0
 	clear(a.extra)
 	clear(a.hists)
 	clear(a.exs)
+	clear(a.fr.Sections[:cap(a.fr.Sections)]) // they refer to histograms and exemplars
 	a.extra, a.hists, a.exs = a.extra[:0], a.hists[:0], a.exs[:0]
-	clear(a.histAt)
+	a.tails = nil
 	a.owner.pool.Put(a)
 }

@@ -7,18 +7,29 @@ import (
 	"github.com/millrace/millrace/pkg/frame"
 )
 
-// A frame is closed at this many float samples or native histograms, so that a batch stays far below what a message may hold.
+// A frame is closed at about this many bytes, and a section at this many native histograms or bytes of them, so that a batch stays far below
+// what a message may hold.
 const (
-	maxFrameSamples    = 4 * frame.MaxSeries
+	maxFrameBytes      = 256 << 10
 	maxFrameHistograms = 256
 )
 
 // unit is a committed scrape on its way to the stream: its frames, and the dictionaries that they refer to.
 type unit struct {
+	job     string
 	dicts   []dict
 	frames  []encodedFrame
 	samples int
 	bytes   int
+}
+
+// left returns how many samples the frames hold that are left.
+func (u *unit) left() int {
+	n := 0
+	for i := range u.frames {
+		n += u.frames[i].samples
+	}
+	return n
 }
 
 type encodedFrame struct {
@@ -30,20 +41,23 @@ type encodedFrame struct {
 // build makes the scrape's frames. The caller holds the source's lock.
 func (a *appender) build(epoch uint64) *unit {
 	s := a.src
-	u := &unit{}
+	u := &unit{job: s.job}
 	slices.SortStableFunc(a.hists, func(x, y frame.Histogram) int { return cmp.Compare(x.Index, y.Index) })
 	slices.SortStableFunc(a.exs, func(x, y frame.Exemplar) int { return cmp.Compare(x.Index, y.Index) })
-	hists, exs := a.hists, a.exs
+	slices.SortStableFunc(a.extra, func(x, y extraSample) int { return cmp.Compare(x.i, y.i) })
+	hists, exs, extra := a.hists, a.exs, a.extra
 	a.fr = frame.Frame{Source: s.id, Epoch: epoch, Time: a.last, Sections: a.fr.Sections[:0]}
 	a.vbuf, a.tbuf, a.sbuf = a.vbuf[:0], a.tbuf[:0], a.sbuf[:0]
 	for _, d := range s.dicts {
 		end := uint32(d.start + d.n)
 		h := hists[:prefix(hists, func(x *frame.Histogram) bool { return x.Index < end })]
 		x := exs[:prefix(exs, func(x *frame.Exemplar) bool { return x.Index < end })]
-		hists, exs = hists[len(h):], exs[len(x):]
-		if c := a.seen.count(d.start, d.start+d.n); c > 0 || len(h) > 0 {
+		e := extra[:prefix(extra, func(x *extraSample) bool { return x.i < end })]
+		hists, exs, extra = hists[len(h):], exs[len(x):], extra[len(e):]
+		if c := a.floats.count(d.start, d.start+d.n); c > 0 || len(h) > 0 || len(e) > 0 {
 			u.dicts = append(u.dicts, d)
 			a.addSections(u, &d, c, h, x)
+			a.addExtra(u, &d, e)
 		}
 	}
 	a.closeFrame(u)
@@ -68,7 +82,7 @@ func (a *appender) addSections(u *unit, d *dict, c int, hists []frame.Histogram,
 	for i := range exs {
 		exs[i].Index -= uint32(d.start)
 	}
-	n := min(len(hists), maxFrameHistograms)
+	n := fitting(hists)
 	rest := hists[n:]
 	later := exemplarsOf(rest, exs)
 	if len(later) > 0 {
@@ -78,12 +92,18 @@ func (a *appender) addSections(u *unit, d *dict, c int, hists []frame.Histogram,
 	a.fillFloats(&sec, d, c)
 	a.addSection(u, sec)
 	for hists = rest; len(hists) > 0; hists = hists[n:] {
-		n = min(len(hists), maxFrameHistograms)
+		n = fitting(hists)
 		a.addSection(u, frame.Section{Dict: d.id, Series: d.n, Present: []uint32{}, Histograms: hists[:n], Exemplars: exemplarsOf(hists[:n], later)})
 	}
-	if len(a.extra) > 0 {
-		a.addExtra(u, d)
+}
+
+// fitting returns how many leading histograms one section takes.
+func fitting(hists []frame.Histogram) int {
+	n := 0
+	for size := 0; n < min(len(hists), maxFrameHistograms) && size < maxFrameBytes; n++ {
+		size += histogramBytes(&hists[n])
 	}
+	return n
 }
 
 // exemplarsOf returns the exemplars of the series that have one of the histograms. Both lists ascend by series.
@@ -120,7 +140,7 @@ func (a *appender) fillFloats(sec *frame.Section, d *dict, c int) {
 		sec.Present = make([]uint32, 0, c)
 		v, t, s := len(a.vbuf), len(a.tbuf), len(a.sbuf)
 		for i := from; i < to && i < len(a.vals); i++ {
-			if !a.seen.has(uint32(i)) {
+			if !a.floats.has(uint32(i)) {
 				continue
 			}
 			sec.Present = append(sec.Present, uint32(i-from))
@@ -144,48 +164,55 @@ func (a *appender) fillFloats(sec *frame.Section, d *dict, c int) {
 	}
 }
 
-// addExtra adds the second and further samples of series, in rounds of one sample a series.
-func (a *appender) addExtra(u *unit, d *dict) {
-	var rest []extraSample
-	for _, x := range a.extra {
-		if int(x.i) >= d.start && int(x.i) < d.start+d.n {
-			rest = append(rest, x)
-		}
-	}
-	for len(rest) > 0 {
-		var round, later []extraSample
-		taken := map[uint32]bool{}
-		for _, x := range rest {
-			if taken[x.i] {
-				later = append(later, x)
-				continue
-			}
-			taken[x.i] = true
-			round = append(round, x)
-		}
-		slices.SortFunc(round, func(x, y extraSample) int { return cmp.Compare(x.i, y.i) })
+// addExtra adds the second and further samples of series, in rounds of one sample a series. The caller gives them by series.
+func (a *appender) addExtra(u *unit, d *dict, extra []extraSample) {
+	slices.SortStableFunc(extra, func(x, y extraSample) int { return cmp.Or(cmp.Compare(x.round, y.round), cmp.Compare(x.i, y.i)) })
+	for len(extra) > 0 {
+		round := extra[:prefix(extra, func(x *extraSample) bool { return x.round == extra[0].round })]
+		extra = extra[len(round):]
 		sec := frame.Section{Dict: d.id, Series: d.n, Present: []uint32{}}
 		for _, x := range round {
-			sec.Present = append(sec.Present, x.i-uint32(d.start))
+			i := x.i - uint32(d.start)
+			if x.hist != nil {
+				h := *x.hist
+				h.Index = i
+				sec.Histograms = append(sec.Histograms, h)
+				continue
+			}
+			sec.Present = append(sec.Present, i)
 			sec.Values = append(sec.Values, x.v)
 			sec.Times = append(sec.Times, x.t)
 			sec.Starts = append(sec.Starts, x.st)
 		}
 		a.addSection(u, sec)
-		rest = later
 	}
 }
 
 func (a *appender) addSection(u *unit, sec frame.Section) {
 	a.fr.Sections = append(a.fr.Sections, sec)
-	samples, hists := 0, 0
-	for i := range a.fr.Sections {
-		samples += len(a.fr.Sections[i].Values)
-		hists += len(a.fr.Sections[i].Histograms)
-	}
-	if samples >= maxFrameSamples || hists >= maxFrameHistograms {
+	if a.size += sectionBytes(&sec); a.size >= maxFrameBytes {
 		a.closeFrame(u)
 	}
+}
+
+// sectionBytes returns about what a section takes in a frame, rather more than less.
+func sectionBytes(s *frame.Section) int {
+	n := 32 + len(s.Present) + 9*len(s.Values) + 6*len(s.Times) + 6*len(s.Starts)
+	for i := range s.Histograms {
+		n += histogramBytes(&s.Histograms[i])
+	}
+	for i := range s.Exemplars {
+		n += 32 + labelBytes(s.Exemplars[i].Labels)
+	}
+	return n
+}
+
+func histogramBytes(h *frame.Histogram) int {
+	if x := h.Int; x != nil {
+		return 64 + 6*(len(x.PositiveSpans)+len(x.NegativeSpans)) + 4*(len(x.PositiveBuckets)+len(x.NegativeBuckets)) + 9*len(x.CustomValues)
+	}
+	x := h.Float
+	return 64 + 6*(len(x.PositiveSpans)+len(x.NegativeSpans)) + 9*(len(x.PositiveBuckets)+len(x.NegativeBuckets)+len(x.CustomValues))
 }
 
 // closeFrame encodes the sections gathered so far as one frame.
@@ -202,4 +229,5 @@ func (a *appender) closeFrame(u *unit) {
 	u.bytes += len(a.ebuf)
 	clear(a.fr.Sections)
 	a.fr.Sections = a.fr.Sections[:0]
+	a.size = 0
 }

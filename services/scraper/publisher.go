@@ -20,7 +20,7 @@ import (
 const queueLength = 1 << 14
 
 // publisher is the actor that writes one partition: it gathers frames into batches and publishes one batch after the other, the dictionaries
-// first that they refer to. What it has sealed but not got acknowledged stays in its state and is published first after a restart.
+// first that they refer to. What it has taken and not got acknowledged stays in its state and is published first after a restart.
 type publisher struct {
 	svc       *Service
 	partition int
@@ -28,8 +28,9 @@ type publisher struct {
 	mailbox   *actor.Mailbox[*unit]
 	full      atomic.Int64 // scrapes dropped since the last log line
 
+	unit    *unit // what of the scrape taken last is not in batch yet
 	batch   frame.BatchWriter
-	bytes   int64  // of the units in batch and sealed, as counted in Service.pending
+	bytes   int64  // of the scrapes in unit, batch and sealed, as counted in Service.pending
 	sealed  []byte // a message that is not acknowledged yet
 	header  frame.Header
 	next    uint64 // samples published to the partition so far
@@ -65,31 +66,26 @@ func (p *publisher) Serve(ctx context.Context) error {
 		}
 		p.started = true
 	}
-	linger := time.NewTimer(time.Hour)
-	linger.Stop()
+	linger := time.NewTimer(p.svc.cfg.Linger)
 	defer linger.Stop()
 	for {
-		if p.sealed != nil {
-			if err := p.publish(ctx); err != nil {
-				return p.ended(ctx, err)
-			}
+		empty := p.batch.Size() == 0
+		if err := p.proceed(ctx); err != nil {
+			return p.ended(ctx, err)
+		}
+		if empty && p.batch.Size() > 0 {
+			linger.Reset(p.svc.cfg.Linger)
+		}
+		if p.full.Load() > 0 {
+			p.reportDrops()
 		}
 		select {
 		case <-ctx.Done():
 			return p.drain()
 		case u := <-p.mailbox.C():
-			empty := p.batch.Size() == 0
-			if err := p.take(ctx, u); err != nil {
-				return p.ended(ctx, err)
-			}
-			if empty && p.batch.Size() > 0 {
-				linger.Reset(p.svc.cfg.Linger)
-			}
+			p.take(u)
 		case <-linger.C:
 			p.seal()
-		}
-		if p.full.Load() > 0 {
-			p.reportDrops()
 		}
 	}
 }
@@ -119,28 +115,72 @@ func (p *publisher) resume(ctx context.Context) error {
 	return nil
 }
 
-// take adds a scrape to the batch. Batches are published here as they fill.
-func (p *publisher) take(ctx context.Context, u *unit) error {
+// take accepts a scrape; proceed brings it on its way.
+func (p *publisher) take(u *unit) {
+	p.unit = u
 	p.bytes += int64(u.bytes)
-	for i := range u.dicts {
-		if err := p.announce(ctx, &u.dicts[i]); err != nil {
+}
+
+// proceed publishes what is sealed, and then adds the scrape at hand to the batch, which it publishes as it fills. After an error, a further
+// call goes on where this one has ended.
+func (p *publisher) proceed(ctx context.Context) error {
+	if err := p.publish(ctx); err != nil || p.unit == nil {
+		return err
+	}
+	u := p.unit
+	for len(u.dicts) > 0 {
+		err := p.announce(ctx, &u.dicts[0])
+		if errors.Is(err, stream.ErrTooLarge) {
+			p.log.Error("Dropping a scrape whose dictionary NATS does not take; raise max_payload of the NATS server", "job", u.job, "samples", u.left(), "err", err)
+			p.drop(1, u.left())
+			u.dicts, u.frames = nil, nil
+			break
+		}
+		if err != nil {
 			return err
 		}
+		u.dicts = u.dicts[1:]
 	}
-	for _, f := range u.frames {
+	for len(u.frames) > 0 {
+		f := &u.frames[0]
 		if p.batch.Size() > 0 && p.batch.Size()+len(f.data) > p.svc.cfg.MaxBatchBytes {
 			p.seal()
 			if err := p.publish(ctx); err != nil {
 				return err
 			}
 		}
-		p.batch.Add(f.data, f.time, f.samples)
+		if len(f.data) > maxFrame {
+			p.log.Error("Dropping a frame that no reader takes", "job", u.job, "bytes", len(f.data), "limit_bytes", maxFrame, "samples", f.samples)
+			p.drop(1, f.samples)
+		} else {
+			p.batch.Add(f.data, f.time, f.samples)
+		}
+		u.frames = u.frames[1:]
 	}
+	p.unit = nil
 	if p.batch.Size() >= p.svc.cfg.MaxBatchBytes {
 		p.seal()
 		return p.publish(ctx)
 	}
+	if p.batch.Size() == 0 {
+		p.settle()
+	}
 	return nil
+}
+
+// maxFrame is the largest frame that fits into a batch, in bytes.
+const maxFrame = frame.MaxBatchBytes - 16
+
+// drop counts what the stream will not get.
+func (p *publisher) drop(scrapes, samples int) {
+	p.svc.metrics.droppedScrapes.Add(float64(scrapes))
+	p.svc.metrics.droppedSamples.Add(float64(samples))
+}
+
+// settle gives back the memory of scrapes that are done with.
+func (p *publisher) settle() {
+	p.svc.pending.Add(-p.bytes)
+	p.bytes = 0
 }
 
 // announce makes sure that the stream holds a dictionary, and will for longer than the frames that refer to it: it is published when the
@@ -200,8 +240,7 @@ func (p *publisher) publish(ctx context.Context) error {
 	switch {
 	case errors.Is(err, stream.ErrTooLarge):
 		p.log.Error("Dropping a batch that NATS does not take; raise max_payload of the NATS server", "frames", p.header.Frames, "samples", p.header.Samples, "err", err)
-		p.svc.metrics.droppedScrapes.Add(float64(p.header.Frames))
-		p.svc.metrics.droppedSamples.Add(float64(p.header.Samples))
+		p.drop(p.header.Frames, p.header.Samples)
 	case err != nil:
 		return err
 	default:
@@ -211,8 +250,7 @@ func (p *publisher) publish(ctx context.Context) error {
 	}
 	p.waiting.Store(nil)
 	p.sealed = nil
-	p.svc.pending.Add(-p.bytes)
-	p.bytes = 0
+	p.settle()
 	return nil
 }
 
@@ -237,15 +275,13 @@ func (p *publisher) reportDrops() {
 func (p *publisher) drain() error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	if err := p.publish(ctx); err != nil {
-		return p.lost(err)
-	}
 	for {
+		if err := p.proceed(ctx); err != nil {
+			return p.lost(err)
+		}
 		select {
 		case u := <-p.mailbox.C():
-			if err := p.take(ctx, u); err != nil {
-				return p.lost(err)
-			}
+			p.take(u)
 			continue
 		default:
 		}

@@ -1,10 +1,12 @@
 package scraper
 
 import (
+	"math"
 	"math/bits"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
@@ -25,6 +27,7 @@ type source struct {
 	mu         sync.Mutex
 	generation uint64 // goes into the refs; a new one makes all refs given out before stale
 	seq        uint64 // of the last frame
+	commits    uint64 // scrapes that went into series and exemplars
 	used       time.Time
 
 	series   []seriesState
@@ -34,7 +37,7 @@ type source struct {
 	dicts    []dict
 	sealed   int // series[:sealed] stand in dicts
 
-	explicit  map[uint32]uint64            // value bits of series whose last sample had a timestamp of its own
+	explicit  map[uint32]uint64            // value bits of series whose last sample is a float with a timestamp of its own
 	exemplars map[uint32]exemplar.Exemplar // the newest of each series
 
 	peak float64 // decaying maximum of the series in a scrape
@@ -44,6 +47,7 @@ type seriesState struct {
 	labels labels.Labels
 	last   int64 // timestamp of the last committed sample
 	family uint32
+	moved  uint32 // number + 1 of the entry that has taken this one's place
 }
 
 type family struct {
@@ -58,53 +62,92 @@ type dict struct {
 	msg      []byte
 }
 
+// minTime is the last timestamp of a series that has no sample yet.
+const minTime = math.MinInt64
+
 // A ref is generation<<refBits | number+1 of the series.
 const refBits = 32
 
 func newSource(id uint64, partition int, job string, generation uint64) *source {
-	return &source{id: id, partition: partition, job: job, generation: generation,
-		table: make([]uint32, 64), families: make([]family, 1), index: map[family]uint32{{}: 0}}
+	s := &source{id: id, partition: partition, job: job}
+	s.clear(generation)
+	return s
 }
 
 func (s *source) ref(i uint32) storage.SeriesRef {
 	return storage.SeriesRef(s.generation<<refBits | uint64(i) + 1)
 }
 
-// lookup returns the number of the series, and makes one where it is new. ref is what an earlier lookup returned, or 0.
-func (s *source) lookup(ref storage.SeriesRef, ls labels.Labels, opts *storage.AOptions) uint32 {
-	var i uint32
-	switch {
-	case ref != 0 && uint64(ref)>>refBits == s.generation&(1<<refBits-1):
-		i = uint32(ref) - 1
-	default:
-		var ok bool
-		if i, ok = s.find(ls); !ok {
-			return s.add(ls, s.familyOf(opts))
-		}
+// lookup returns the number of a series. ref is what an earlier append returned for it, or 0.
+func (s *source) lookup(ref storage.SeriesRef, ls labels.Labels) (i uint32, ok bool) {
+	if ref == 0 || uint64(ref)>>refBits != s.generation {
+		return s.find(ls)
 	}
-	if f := &s.families[s.series[i].family]; opts.MetricFamilyName != "" &&
-		(f.Help != opts.Metadata.Help || f.Type != opts.Metadata.Type || f.Unit != opts.Metadata.Unit || f.name != opts.MetricFamilyName) {
-		// Other metadata makes another dictionary entry. The old one stays unused until the next compaction.
-		last := s.series[i].last
-		i = s.add(ls, s.familyOf(opts))
-		s.series[i].last = last
+	i = uint32(ref) - 1
+	for s.series[i].moved != 0 {
+		i = s.series[i].moved - 1
+	}
+	return i, true
+}
+
+// described returns the entry of a series with the metadata that comes with an append: i itself, or a new one where the metadata has changed.
+// The old one stays unused until the next compaction.
+func (s *source) described(i uint32, opts *storage.AOptions) uint32 {
+	if opts.MetricFamilyName == "" {
+		return i // not told
+	}
+	have, want := &s.families[s.series[i].family], describe(opts)
+	if have.Help == want.Help && have.Type == want.Type && have.Unit == want.Unit && have.name == want.name {
+		return i
+	}
+	n := s.add(s.series[i].labels, s.familyOf(opts))
+	s.series[n].last, s.series[i].moved = s.series[i].last, n+1
+	if v, ok := s.explicit[i]; ok {
+		s.explicit[n] = v
+	}
+	if x, ok := s.exemplars[i]; ok {
+		s.exemplars[n] = x
+	}
+	return n
+}
+
+func (s *source) familyOf(opts *storage.AOptions) uint32 {
+	f := describe(opts)
+	i, ok := s.index[f]
+	if !ok {
+		f.name = strings.Clone(f.name) // the caller's bytes are reused
+		i = s.addFamily(f)
 	}
 	return i
 }
 
-func (s *source) familyOf(opts *storage.AOptions) uint32 {
+func (s *source) addFamily(f family) uint32 {
+	i := uint32(len(s.families))
+	s.families = append(s.families, f)
+	s.index[f] = i
+	return i
+}
+
+// maxHelp is how much of a family's help is kept, in bytes. A dictionary that does not fit into a message would be worse.
+const maxHelp = 32 << 10
+
+// describe returns the metadata of an append as it is kept. Its strings are the append's.
+func describe(opts *storage.AOptions) family {
 	if opts.MetricFamilyName == "" {
-		return 0
+		return family{}
 	}
 	f := family{opts.MetricFamilyName, opts.Metadata}
-	i, ok := s.index[f]
-	if !ok {
-		f.name = strings.Clone(f.name) // the caller's bytes are reused
-		i = uint32(len(s.families))
-		s.families = append(s.families, f)
-		s.index[f] = i
+	if len(f.Help) > maxHelp {
+		n := maxHelp
+		for n > 0 && !utf8.RuneStart(f.Help[n]) {
+			n--
+		}
+		f.Help = f.Help[:n]
 	}
-	return i
+	if len(f.Unit) > maxHelp {
+		f.Unit = ""
+	}
+	return f
 }
 
 // find looks a label set up. Of several entries with the same labels it finds the newest.
@@ -146,24 +189,38 @@ func (s *source) insert(i uint32) {
 // seal puts the series that stand in no dictionary yet into new ones.
 func (s *source) seal() error {
 	for s.sealed < len(s.series) {
-		start, size := s.sealed, 0
-		var list []frame.Series
-		for _, st := range s.series[start:] {
-			f := &s.families[st.family]
-			size += st.labels.Len()*4 + labelBytes(st.labels)/4 // strings recur; the true size is not known before
-			if len(list) == frame.MaxSeries || len(list) > 0 && size > frame.MaxDictBytes {
-				break
-			}
-			list = append(list, frame.Series{Labels: st.labels, Family: f.name, Metadata: f.Metadata})
-		}
+		list := s.unsealed()
 		d, msg, err := frame.NewDictionary(s.job, list)
+		for len(list) > 1 && (err != nil || len(msg) > frame.MaxDictBytes) {
+			list = list[:len(list)/2]
+			d, msg, err = frame.NewDictionary(s.job, list)
+		}
 		if err != nil {
 			return err
 		}
-		s.dicts = append(s.dicts, dict{id: d.ID, start: start, n: len(list), msg: msg})
+		s.dicts = append(s.dicts, dict{id: d.ID, start: s.sealed, n: len(list), msg: msg})
 		s.sealed += len(list)
 	}
 	return nil
+}
+
+// unsealed returns the next series for a dictionary, about as many as it should have.
+func (s *source) unsealed() []frame.Series {
+	var list []frame.Series
+	size, described := 0, uint32(0)
+	for _, st := range s.series[s.sealed:] {
+		f := &s.families[st.family]
+		size += st.labels.Len()*4 + labelBytes(st.labels)/4 // strings recur; the true size is not known before
+		if st.family != described {
+			size += len(f.Help) + len(f.Unit)
+			described = st.family
+		}
+		if len(list) == frame.MaxSeries || len(list) > 0 && size > frame.MaxDictBytes {
+			break
+		}
+		list = append(list, frame.Series{Labels: st.labels, Family: f.name, Metadata: f.Metadata})
+	}
+	return list
 }
 
 func labelBytes(ls labels.Labels) int {
@@ -181,7 +238,8 @@ const (
 
 // compact drops the series that keep does not name, where that is worth it. All refs become stale then; the scrape loops learn
 // the new ones as they append.
-func (s *source) compact(keep *bitmap, kept int, generation func() uint64) {
+func (s *source) compact(keep *bitmap, generation func() uint64) {
+	kept := keep.count(0, len(s.series))
 	s.peak = max(float64(kept), s.peak*peakDecay)
 	full := int(s.peak)/frame.MaxSeries + 1
 	if float64(len(s.series)) <= 2*s.peak+compactSeries && len(s.dicts) <= compactDicts+2*full {
@@ -190,17 +248,22 @@ func (s *source) compact(keep *bitmap, kept int, generation func() uint64) {
 	if float64(kept) < s.peak/2 {
 		return // a failed scrape says nothing about what is gone
 	}
-	old := s.series
-	explicit, exemplars := s.explicit, s.exemplars
-	s.series, s.dicts, s.sealed, s.explicit, s.exemplars = make([]seriesState, 0, kept), nil, 0, nil, nil
+	old, families, explicit, exemplars := s.series, s.families, s.explicit, s.exemplars
+	s.clear(generation())
+	s.series = make([]seriesState, 0, kept)
 	s.table = make([]uint32, 1<<bits.Len(uint(kept*2+32)))
-	s.generation = generation()
 	for i := range old {
 		if !keep.has(uint32(i)) {
 			continue
 		}
 		n := uint32(len(s.series))
-		s.series = append(s.series, old[i])
+		st := old[i]
+		family, ok := s.index[families[st.family]]
+		if !ok {
+			family = s.addFamily(families[st.family])
+		}
+		st.family, st.moved = family, 0
+		s.series = append(s.series, st)
 		s.insert(n)
 		if v, ok := explicit[uint32(i)]; ok {
 			s.setExplicit(n, v)
@@ -208,6 +271,24 @@ func (s *source) compact(keep *bitmap, kept int, generation func() uint64) {
 		if x, ok := exemplars[uint32(i)]; ok {
 			s.setExemplar(n, x)
 		}
+	}
+}
+
+// clear forgets all series. All refs become stale.
+func (s *source) clear(generation uint64) {
+	s.generation = generation
+	s.series, s.dicts, s.sealed, s.explicit, s.exemplars = nil, nil, 0, nil, nil
+	s.table = make([]uint32, 64)
+	s.families, s.index = make([]family, 1), map[family]uint32{{}: 0}
+}
+
+// setLast notes a series' newest sample. A scrape loop gives a float with a timestamp of its own again and again.
+func (s *source) setLast(i uint32, t int64, explicit bool, v float64) {
+	s.series[i].last = t
+	if explicit {
+		s.setExplicit(i, math.Float64bits(v))
+	} else if s.explicit != nil {
+		delete(s.explicit, i)
 	}
 }
 

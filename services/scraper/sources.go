@@ -23,6 +23,7 @@ type sources struct {
 	mu       sync.Mutex
 	byID     map[uint64]*source
 	byTarget map[*scrape.Target]*source
+	seq      uint64 // the greatest number of a frame among the sources that are forgotten
 }
 
 func newSources(svc *Service) *sources {
@@ -34,17 +35,27 @@ func (s *sources) of(t *scrape.Target) *source {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if src, ok := s.byTarget[t]; ok {
+		src.touch()
 		return src
 	}
 	id := target.SourceID(t.LabelsRange)
 	src, ok := s.byID[id]
 	if !ok {
 		src = newSource(id, stream.PartitionOf(id, s.svc.cfg.Partitions), t.GetValue(model.JobLabel), s.svc.nextGeneration())
-		src.used = time.Now()
+		// Writers drop a frame whose number they have passed, also where the source was away for a while.
+		src.seq = s.seq
 		s.byID[id] = src
 	}
+	src.touch()
 	s.byTarget[t] = src
 	return src
+}
+
+// touch notes that a scrape of the source begins.
+func (s *source) touch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.used = time.Now()
 }
 
 // Serve forgets sources once a minute until ctx ends.
@@ -89,6 +100,9 @@ func (s *sources) forget() {
 	}
 	for id, src := range s.byID {
 		if !used[src] {
+			src.mu.Lock()
+			s.seq = max(s.seq, src.seq)
+			src.mu.Unlock()
 			delete(s.byID, id)
 		}
 	}

@@ -45,7 +45,7 @@ func (w *watcher) Serve(ctx context.Context) error {
 	defer it.Stop()
 	targets := map[uint64]*target.Target{}
 	left := info.NumPending // of the targets that were there before
-	changed := left == 0
+	changed := true
 	for {
 		select {
 		case <-w.svc.resend:
@@ -67,6 +67,12 @@ func (w *watcher) Serve(ctx context.Context) error {
 		case wait.Err() == nil:
 			return fmt.Errorf("reading targets: %w", err)
 		}
+		if left > 0 {
+			// Removals end by themselves, perhaps before they came here: the number may be too large.
+			if left, err = w.unread(ctx, oc); err != nil {
+				return err
+			}
+		}
 		if changed && left == 0 {
 			if err := w.send(ctx, targets); err != nil {
 				return nil
@@ -76,9 +82,21 @@ func (w *watcher) Serve(ctx context.Context) error {
 	}
 }
 
+// unread asks how many messages JetStream still has for the watcher.
+func (w *watcher) unread(ctx context.Context, c jetstream.Consumer) (uint64, error) {
+	info, err := c.Info(ctx)
+	if ctx.Err() != nil {
+		return 1, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading targets: %w", err)
+	}
+	return info.NumPending, nil
+}
+
 // apply takes one message. A target that cannot be read is left as it was, and named in the log.
 func (w *watcher) apply(targets map[uint64]*target.Target, msg jetstream.Msg) {
-	id, err := w.svc.cfg.Conn.SourceOf(msg.Subject())
+	id, err := w.svc.cfg.Conn.TargetID(msg.Subject())
 	if err != nil {
 		w.svc.cfg.Logger.Error("Ignoring a message among the targets", "err", err)
 		return

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/remotewrite"
 	"github.com/millrace/millrace/pkg/stream"
@@ -32,6 +34,7 @@ type partition struct {
 	frame    frame.Frame
 	nframes  int
 	readMark uint64 // samples of the partition up to the last message read
+	marked   bool   // readMark is known
 
 	lastDict  frame.DictID
 	lastBlock *remotewrite.Block
@@ -69,7 +72,10 @@ func (p *partition) Serve(ctx context.Context) error {
 	for range requests {
 		p.free <- remotewrite.NewRequest(p.ep.protocol)
 	}
-	p.readMark = mb.Position().Mark
+	if err := p.mark(ctx); err != nil {
+		mb.Close()
+		return err
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	var sides sync.WaitGroup
 	sides.Go(func() { stop(p.ship(ctx)) })
@@ -84,6 +90,36 @@ func (p *partition) Serve(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
 	}
+	return nil
+}
+
+// mark finds how many samples the partition had at the position, so that those which the stream drops before they are read can be
+// counted. A position behind messages that it has not read itself, which is where a new endpoint begins, gets its mark here.
+func (p *partition) mark(ctx context.Context) error {
+	pos, conn := p.mb.Position(), p.ep.svc.cfg.Conn
+	p.readMark, p.marked = pos.Mark, pos.Mark != 0 || pos.Seq == 0
+	if p.marked {
+		return nil
+	}
+	msg, err := conn.Last(ctx, stream.Frames, conn.Frames(p.number))
+	if err == nil && msg.Seq > pos.Seq {
+		msg, err = conn.Next(ctx, stream.Frames, conn.Frames(p.number), pos.Seq+1)
+	}
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil // nothing tells; the first message that comes will
+	}
+	if err != nil {
+		return err
+	}
+	h, err := frame.ReadHeader(msg.Data)
+	if err != nil {
+		return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
+	}
+	p.readMark, p.marked = h.First, true
+	if msg.Seq <= pos.Seq {
+		p.readMark += uint64(h.Samples)
+	}
+	p.mb.Handled(pos.Seq, p.readMark)
 	return nil
 }
 
@@ -120,7 +156,7 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 	}
 	p.buf = batch.Buffer()
 	p.reading.Store(batch.MinTime)
-	if p.readMark != 0 && batch.First > p.readMark {
+	if p.marked && batch.First > p.readMark {
 		p.ep.lost(batch.First-p.readMark, "the stream's retention passed before the endpoint took them", p.number)
 	}
 	for {
@@ -140,7 +176,7 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 			}
 		}
 	}
-	p.readMark = batch.First + uint64(batch.Samples)
+	p.readMark, p.marked = batch.First+uint64(batch.Samples), true
 	if p.current == nil {
 		// Everything went out in earlier requests, or there was nothing to send: the position moves with an empty parcel behind them.
 		if err := p.begin(ctx); err != nil {

@@ -290,6 +290,10 @@ func TestEndpointEqualsDirectScrape(t *testing.T) {
 		t.Errorf("millrace ended with code %d", code)
 	}
 	for i, at := range instants {
+		// Remote read does not tell it from 0.
+		if !slices.Contains(slices.Collect(maps.Values(instant(t, c.direct, "special", at))), "-0") {
+			t.Errorf("phase %d has no -0", i+1)
+		}
 		if err := c.equalAt(t, at); err != nil {
 			t.Errorf("phase %d, looked at again: %v", i+1, err)
 		}
@@ -317,6 +321,12 @@ func (c *compared) compareStored(t *testing.T) {
 		return m
 	}
 	want := flat(c.direct)
+	all := strings.Join(slices.Collect(maps.Values(want)), "\n")
+	for _, bits := range []string{staleBits, "7ff8000000000123 ", "fff8000000000000 ", "1 (5e-324)", "7ff0000000000000 (+Inf)", "int {", "float {"} {
+		if !strings.Contains(all, bits) {
+			t.Errorf("nothing is compared that has %q", bits)
+		}
+	}
 	for name, p := range c.written {
 		if err := difference(carried(name, want), flat(p)); err != nil {
 			t.Errorf("stored samples, %s: %v", name, err)
@@ -368,6 +378,9 @@ func (c *compared) compareMetadata(t *testing.T, v1, v2 *recorder) {
 	t.Helper()
 	var direct map[string][]familyMetadata
 	api(t, c.direct, "/api/v1/metadata", url.Values{}, &direct)
+	if len(direct) < manyHistograms {
+		t.Errorf("only %d families have metadata", len(direct))
+	}
 	eventually(t, 20*time.Second, "metadata by remote_write 1.0 as in the scraping Prometheus", func() error {
 		got := v1.metadata()
 		for name, want := range direct {

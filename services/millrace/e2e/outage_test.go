@@ -197,10 +197,13 @@ func TestRefusedSamplesAreKept(t *testing.T) {
 			refuse: refuseOne, is: isRefusedOne, answer: "400 1 series of the request are refused on purpose",
 		},
 		{
-			name:   "429 where it is not to be retried",
-			more:   "queue_config: {min_backoff: 30ms, max_backoff: 1s, retry_on_http_429: false}",
-			refuse: func(t *testing.T, e *endpoint) string { e.control(t, receiver.Control{Mode: receiver.TooManyRequests}); return e.URL },
-			is:     anySeries, answer: "429 failing on purpose",
+			name: "429 where it is not to be retried",
+			more: "queue_config: {min_backoff: 30ms, max_backoff: 1s, retry_on_http_429: false}",
+			refuse: func(t *testing.T, e *endpoint) string {
+				e.control(t, receiver.Control{Mode: receiver.TooManyRequests})
+				return e.URL
+			},
+			is: anySeries, answer: "429 failing on purpose",
 		},
 		{
 			name:   "401",

@@ -41,8 +41,7 @@ type familyMetadata struct{ Type, Help, Unit string }
 // newRecorder returns a recorder that passes requests on to an endpoint's URL, or accepts them itself where that is empty.
 func newRecorder(t testing.TB, passTo string) *recorder {
 	t.Helper()
-	r := &recorder{t: t, requests: map[string]int{}, families: map[string]map[familyMetadata]bool{}}
-	r.reset()
+	r := recorderHandler(t)
 	if passTo != "" {
 		to, err := url.Parse(passTo)
 		if err != nil {
@@ -53,6 +52,13 @@ func newRecorder(t testing.TB, passTo string) *recorder {
 	server := httptest.NewServer(r)
 	t.Cleanup(server.Close)
 	r.URL = server.URL
+	return r
+}
+
+// recorderHandler returns a recorder that nothing serves yet.
+func recorderHandler(t testing.TB) *recorder {
+	r := &recorder{t: t, requests: map[string]int{}, families: map[string]map[familyMetadata]bool{}}
+	r.reset()
 	return r
 }
 

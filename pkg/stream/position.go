@@ -1,0 +1,148 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+// ErrMoved is returned where another reader has taken over a mailbox's position.
+var ErrMoved = errors.New("another reader has taken the position over")
+
+// Position is how far a reader has come.
+type Position struct {
+	// Seq is the sequence number of the last message handled.
+	Seq uint64
+	// Mark is the reader's own count, kept with Seq.
+	Mark uint64
+}
+
+const positionVersion = 1
+
+// storedPosition is an entry of the bucket of positions after its version byte.
+type storedPosition struct {
+	Seq  uint64 `msgpack:"seq"`
+	Mark uint64 `msgpack:"mark"`
+	// Generation is MailboxConfig's.
+	Generation uint64 `msgpack:"gen,omitempty"`
+	// Owner is a number that the reader which wrote the entry has drawn for itself. By it, the reader knows an entry as its own
+	// that was written by a try whose answer was lost.
+	Owner uint64 `msgpack:"owner,omitempty"`
+}
+
+func encodePosition(p storedPosition) []byte {
+	b, err := msgpack.Marshal(&p)
+	if err != nil {
+		panic(err) // a few integers
+	}
+	return append([]byte{positionVersion}, b...)
+}
+
+func decodePosition(b []byte) (p storedPosition, err error) {
+	if len(b) == 0 || b[0] != positionVersion {
+		return p, fmt.Errorf("entry %.100x is not of version %d; it was written by a newer Millrace: upgrade this one", b, positionVersion)
+	}
+	if err := msgpack.Unmarshal(b[1:], &p); err != nil {
+		return storedPosition{}, fmt.Errorf("entry %.100x: %w", b, err)
+	}
+	return p, nil
+}
+
+// positionEntry is a position's entry in the bucket, as one reader writes it. It is safe for concurrent use.
+type positionEntry struct {
+	kv         jetstream.KeyValue
+	key        string
+	generation uint64
+	owner      uint64
+	lost       chan struct{} // closed when another reader has written the entry
+
+	mu       sync.Mutex // held while the entry is written: one write at a time
+	present  bool       // the entry exists at revision
+	revision uint64
+	written  Position
+}
+
+func newPositionEntry(kv jetstream.KeyValue, key string, generation uint64) *positionEntry {
+	return &positionEntry{kv: kv, key: key, generation: generation, owner: rand.Uint64() | 1, lost: make(chan struct{})}
+}
+
+// load returns the stored position, where there is one of this generation.
+func (e *positionEntry) load(ctx context.Context) (pos Position, found bool, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	entry, err := e.kv.Get(ctx, e.key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return Position{}, false, nil
+	}
+	if err != nil {
+		return Position{}, false, err
+	}
+	have, err := decodePosition(entry.Value())
+	if err != nil {
+		return Position{}, false, err
+	}
+	e.revision = entry.Revision()
+	if have.Generation != e.generation {
+		return Position{}, false, nil
+	}
+	e.present, e.written = true, Position{have.Seq, have.Mark}
+	return e.written, true, nil
+}
+
+// store writes the position, unless that is what the entry has. Where another reader has written the entry in the meantime, it returns
+// [ErrMoved], now and ever after.
+func (e *positionEntry) store(ctx context.Context, pos Position) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	select {
+	case <-e.lost:
+		return ErrMoved
+	default:
+	}
+	if e.present && e.written == pos {
+		return nil
+	}
+	value := encodePosition(storedPosition{Seq: pos.Seq, Mark: pos.Mark, Generation: e.generation, Owner: e.owner})
+	revision, err := e.write(ctx, value)
+	if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		if err := e.adopt(ctx); err != nil {
+			return err
+		}
+		revision, err = e.write(ctx, value)
+	}
+	if err != nil {
+		return err
+	}
+	e.present, e.revision, e.written = true, revision, pos
+	return nil
+}
+
+func (e *positionEntry) write(ctx context.Context, value []byte) (revision uint64, err error) {
+	if e.revision == 0 {
+		return e.kv.Create(ctx, e.key, value)
+	}
+	return e.kv.Update(ctx, e.key, value, e.revision)
+}
+
+// adopt takes an entry at an unexpected revision as the one to write over, if this reader has written it itself.
+func (e *positionEntry) adopt(ctx context.Context) error {
+	entry, err := e.kv.Get(ctx, e.key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		e.revision = 0 // somebody has deleted it to start afresh; the reader that runs makes it again
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if have, err := decodePosition(entry.Value()); err != nil || have.Owner != e.owner {
+		close(e.lost)
+		return ErrMoved
+	}
+	e.revision = entry.Revision()
+	return nil
+}
