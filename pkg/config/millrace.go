@@ -109,8 +109,8 @@ type Scraper struct {
 	// MaxPendingBytes bounds the frames held in memory while the stream does not answer; beyond it whole scrapes are
 	// dropped and counted. At least 1MiB. Default 64MiB.
 	MaxPendingBytes ByteSize `yaml:"max_pending_bytes"`
-	// MaxBodyBytes is the body_size_limit, after decompression, of scrape configs that set none: no target can make the
-	// scraper take more memory than that. At least 64KiB. Default 128MiB.
+	// MaxBodyBytes is the body_size_limit, after decompression, of scrape configs that set none, so that no target can fill
+	// the memory: while a body is read, it takes up to twice its size. At least 64KiB. Default 100MiB.
 	MaxBodyBytes ByteSize `yaml:"max_body_bytes"`
 	// StartTimestamps reads the start timestamps of counters where targets expose them, as Prometheus does with its
 	// feature flag st-storage. Default false.
@@ -158,7 +158,7 @@ func baseMillrace() Millrace {
 			Linger:          model.Duration(500 * time.Millisecond),
 			MaxBatchBytes:   256 * KiB,
 			MaxPendingBytes: 64 * MiB,
-			MaxBodyBytes:    128 * MiB,
+			MaxBodyBytes:    100 * MiB,
 		},
 		Writer: Writer{LabelCacheBytes: 64 * MiB, ReadAheadBytes: MiB},
 	}

@@ -60,15 +60,19 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 				nc.Close()
 				return nil, fmt.Errorf("connecting to JetStream: %w", err)
 			}
+			cfg.Server.opened(nc)
 			return &Conn{Names: cfg.Names, NC: nc, JS: js, log: cfg.Logger, server: cfg.Server}, nil
 		}
-		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
-			return nil, fmt.Errorf("connecting to NATS at %s: %w; check --nats.creds and the millrace.nats section: %w", redact(cfg.URL), ErrAuth, err)
+		if errors.Is(err, nats.ErrNoServers) {
+			err = fmt.Errorf("%w: connection refused", err) // which is what the client leaves out
 		}
-		cfg.Logger.Warn("Cannot reach NATS, trying again", "url", redact(cfg.URL), "err", err, "next_try", wait)
+		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
+			return nil, fmt.Errorf("connecting to NATS at %s: %w; check --nats.creds and the millrace.nats section: %w", Redact(cfg.URL), ErrAuth, err)
+		}
+		cfg.Logger.Warn("Cannot reach NATS, trying again", "url", Redact(cfg.URL), "err", err, "next_try", wait)
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("connecting to NATS at %s: %w (last error: %w)", redact(cfg.URL), ctx.Err(), err)
+			return nil, fmt.Errorf("connecting to NATS at %s: %w (last error: %w)", Redact(cfg.URL), ctx.Err(), err)
 		case <-time.After(wait):
 		}
 	}
@@ -112,8 +116,8 @@ func options(cfg Config) ([]nats.Option, error) {
 	return opts, nil
 }
 
-// redact hides the user part of each URL.
-func redact(urls string) string {
+// Redact hides the user part of each of the NATS URLs, which are separated by commas.
+func Redact(urls string) string {
 	list := strings.Split(urls, ",")
 	for i, u := range list {
 		if at := strings.LastIndexByte(u, '@'); at >= 0 {

@@ -70,6 +70,10 @@ type delivery struct {
 	err error
 }
 
+// idleConsumer is how long JetStream keeps the consumer of a reader that asks for nothing because its endpoint takes nothing. A reader that comes
+// back later gets a new one, but finds out only after missing heartbeats, some 10 s later.
+const idleConsumer = time.Hour
+
 // OpenMailbox opens the mailbox at its stored position. Where there is none, it stores one first, so that the beginning does not depend
 // on when the reader first finishes something.
 func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, error) {
@@ -93,7 +97,7 @@ func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, er
 	}
 	m.oc, err = c.JS.OrderedConsumer(ctx, c.Stream(cfg.Stream), jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{cfg.Filter}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: m.pos.Seq + 1,
-		InactiveThreshold: time.Minute,
+		InactiveThreshold: idleConsumer,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading %s from %d: %w", cfg.Filter, m.pos.Seq+1, err)

@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
 // A stream of the server's file store that has met a write error, such as a full file system, takes no messages any more until JetStream is
 // started again, and neither do publishers get an answer. What is here notices that, says so, and starts JetStream again once the storage
-// path can be written. Connections stay open, what was acknowledged is on disk, and readers and publishers go on by themselves.
+// path can be written. What was acknowledged is on disk; readers and publishers go on by themselves.
 
 const (
 	// lookEvery is how often the server's health is looked at.
@@ -109,7 +110,27 @@ func (s *Server) restart(ctx context.Context) error {
 	if err := s.ns.EnableJetStream(s.jetstream()); err != nil {
 		return fmt.Errorf("starting JetStream: %w", err)
 	}
+	// Consumers are gone with the old JetStream. Readers make new ones at once when they reconnect, and late where they have to find out.
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, nc := range s.conns {
+		if !nc.IsClosed() {
+			if err := nc.ForceReconnect(); err != nil {
+				s.log.Warn("Reconnecting after JetStream was started again failed; readers find out by themselves", "err", err)
+			}
+		}
+	}
 	return nil
+}
+
+// opened notes a connection of this process.
+func (s *Server) opened(nc *nats.Conn) {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns = append(s.conns, nc)
 }
 
 // jetstream returns the configuration with which the server has started JetStream itself.

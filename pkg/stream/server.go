@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 )
 
 // ServerConfig configures the embedded server.
@@ -41,6 +43,9 @@ type Server struct {
 	log  *slog.Logger
 
 	failure atomic.Pointer[string] // why streams cannot be written; nil while they can
+
+	mu    sync.Mutex
+	conns []*nats.Conn // of this process
 
 	stopMending context.CancelFunc
 	mended      chan struct{} // closed when mend has ended
@@ -92,27 +97,24 @@ func StartServer(cfg ServerConfig) (*Server, error) {
 // start runs the server and waits until it takes connections, or says why it never will.
 func start(ns *server.Server, log *serverLog) error {
 	go ns.Start()
-	ready := make(chan bool, 1)
-	go func() { ready <- ns.ReadyForConnections(time.Minute) }()
-	select {
-	case reason := <-log.fatal:
-		return errors.New(reason)
-	case ok := <-ready:
+	ready := false
+	for end := time.Now().Add(time.Minute); !ready && time.Now().Before(end); {
+		ready = ns.ReadyForConnections(200 * time.Millisecond)
 		select {
-		case reason := <-log.fatal: // said while the server came up all the same
+		case reason := <-log.fatal:
 			return errors.New(reason)
 		default:
 		}
-		switch {
-		case !ok && log.lastError() != "":
-			return errors.New(log.lastError())
-		case !ok:
-			return errors.New("not ready after a minute")
-		case !ns.JetStreamEnabled():
-			return fmt.Errorf("JetStream is off: %s", log.lastError())
-		}
-		return nil
 	}
+	switch {
+	case !ready && log.lastError() != "":
+		return errors.New(log.lastError())
+	case !ready:
+		return errors.New("not ready after a minute")
+	case !ns.JetStreamEnabled():
+		return fmt.Errorf("JetStream is off: %s", log.lastError())
+	}
+	return nil
 }
 
 // Shutdown stops the server once all that it took is stored.

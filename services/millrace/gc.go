@@ -21,10 +21,10 @@ func tuneGC() {
 }
 
 const (
-	gcRoom  = 16 << 20 // bytes
+	gcRoom  = 14 << 20 // bytes
 	gcLeast = 15       // percent
 	gcMost  = 400      // percent
-	gcSlack = 8 << 20  // bytes between what a heap at its goal takes and the memory limit
+	gcSlack = 4 << 20  // bytes between what a heap at its goal takes and the memory limit
 )
 
 // afterGC is garbage from the beginning, so that its finalizer runs after the next collection.

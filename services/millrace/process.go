@@ -211,7 +211,7 @@ func startServer(dir string, m *config.Millrace, log *slog.Logger) (*stream.Serv
 }
 
 func (p *process) connect(ctx context.Context, server *stream.Server, m *config.Millrace) (*stream.Conn, error) {
-	p.wait("NATS at " + m.NATS.URL)
+	p.wait("NATS at " + stream.Redact(m.NATS.URL))
 	password, err := m.NATS.ReadPassword()
 	if err != nil {
 		return nil, err
@@ -266,8 +266,11 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 	}
 	for {
 		err := conn.Ensure(ctx, layout)
-		if err == nil || m.NATS.IsEmbedded() || errors.Is(err, stream.ErrDisagrees) || errors.Is(err, stream.ErrServer) {
+		if err == nil || errors.Is(err, stream.ErrDisagrees) || errors.Is(err, stream.ErrServer) {
 			return err
+		}
+		if m.NATS.IsEmbedded() {
+			return fmt.Errorf("%w; check that the storage path %q can be written and has room, or choose another with --storage.path", err, p.opts.storagePath)
 		}
 		p.log.Warn("Cannot make the streams, trying again", "err", err)
 		select {

@@ -312,14 +312,15 @@ func (a *appender) Commit() error {
 		return fmt.Errorf("source %016x: %w", s.id, err)
 	}
 	u := a.build(svc.epoch.Load())
+	samples, frames := float64(u.samples), float64(len(u.frames)) // the publisher owns u once it has taken it
 	if !svc.publishers[s.partition].offer(u) {
 		svc.metrics.droppedScrapes.Inc()
-		svc.metrics.droppedSamples.Add(float64(u.samples))
+		svc.metrics.droppedSamples.Add(samples)
 		return nil // said by the publisher, once in a while
 	}
 	a.commitState()
-	svc.metrics.samples.Add(float64(u.samples))
-	svc.metrics.frames.Add(float64(len(u.frames)))
+	svc.metrics.samples.Add(samples)
+	svc.metrics.frames.Add(frames)
 	s.compact(&a.live, svc.nextGeneration)
 	return nil
 }

@@ -44,7 +44,15 @@ func (c *cache) get(key cacheKey) *entry {
 		return nil
 	}
 	c.order.MoveToFront(e)
+	c.keepPacked(key)
 	return e.Value.(*entry)
+}
+
+// keepPacked moves a list's packed form before the block that was just used.
+func (c *cache) keepPacked(key cacheKey) {
+	if packed, ok := c.items[cacheKey{key.content, 0}]; ok {
+		c.order.MoveToFront(packed)
+	}
 }
 
 func (c *cache) put(e *entry) {
@@ -54,6 +62,7 @@ func (c *cache) put(e *entry) {
 		c.remove(old)
 	}
 	c.items[e.key] = c.order.PushFront(e)
+	c.keepPacked(e.key)
 	c.bytes += e.bytes
 	for c.bytes > c.limit && c.order.Len() > 1 {
 		c.remove(c.order.Back())

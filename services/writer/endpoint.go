@@ -40,9 +40,12 @@ type endpoint struct {
 
 	mu        sync.Mutex
 	failing   bool
+	back      chan struct{} // closed when the endpoint takes samples again
 	lastSaid  time.Time // of the last log line about failures or refusals
 	lastError string
 	lastAt    time.Time
+	unsaid    uint64    // lost samples that no log line has told of
+	lostSaid  time.Time // when the last one did
 }
 
 // sayEvery is the least time between two log lines about the same trouble of an endpoint.
@@ -59,12 +62,25 @@ func newEndpoint(svc *Service, cfg Endpoint) (*endpoint, error) {
 	}
 	e := &endpoint{
 		svc: svc, name: cfg.Name, cfg: cfg, rulesHash: hash, protocol: remotewrite.ProtocolOf(cfg.ProtobufMessage), client: client,
-		metrics: svc.metrics.endpoint(cfg.Name), families: newFamilies(), log: svc.cfg.Logger.With("endpoint", cfg.Name),
+		metrics: svc.metrics.endpoint(cfg.Name), families: newFamilies(), log: svc.cfg.Logger.With("endpoint", cfg.Name), back: make(chan struct{}),
 	}
 	for i := range svc.cfg.Partitions {
 		e.partitions = append(e.partitions, &partition{ep: e, number: i, log: e.log.With("partition", i)})
 	}
 	return e, nil
+}
+
+// generation is that of the families which a dictionary's series are to be learned for; 0 where the endpoint gets no metadata by itself.
+func (e *endpoint) generation() uint64 {
+	if !e.sendsMetadata() {
+		return 0
+	}
+	return e.families.generation()
+}
+
+// sendsMetadata reports whether metadata goes out by itself, as remote_write 1.0 has it.
+func (e *endpoint) sendsMetadata() bool {
+	return e.protocol == remotewrite.V1 && e.cfg.MetadataConfig.Send
 }
 
 // same reports whether the endpoint can go on as it is with another configuration.
@@ -99,12 +115,21 @@ func (e *endpoint) note(message string, failing bool) bool {
 	return true
 }
 
+// again returns a channel that is closed when a request of any partition is accepted: those that wait need not wait longer then.
+func (e *endpoint) again() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.back
+}
+
 // recovered notes an accepted request.
 func (e *endpoint) recovered() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.failing {
 		e.failing, e.lastSaid = false, time.Time{}
+		close(e.back)
+		e.back = make(chan struct{})
 		e.log.Info("The endpoint takes samples again")
 	}
 }
@@ -112,6 +137,17 @@ func (e *endpoint) recovered() {
 // lost counts samples that the endpoint will never get.
 func (e *endpoint) lost(samples uint64, why string, partition int) {
 	e.metrics.lost.Add(float64(samples))
+	e.mu.Lock()
+	e.unsaid += samples
+	samples = e.unsaid
+	say := time.Since(e.lostSaid) >= sayEvery
+	if say {
+		e.unsaid, e.lostSaid = 0, time.Now()
+	}
+	e.mu.Unlock()
+	if !say {
+		return // one of the next lines counts them
+	}
 	e.log.Error("Samples are lost for this endpoint", "samples", samples, "why", why, "partition", partition,
 		"remedy", "raise millrace.streams.frames.max_age and max_bytes above the longest outage")
 }

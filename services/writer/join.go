@@ -26,14 +26,27 @@ type joined struct {
 // maxJoined bounds the dictionaries that a partition remembers; beyond it, it begins anew.
 const maxJoined = 1 << 16
 
+// goneFor is how long a dictionary that the stream has lost is not looked for again: each look takes seconds, and many frames may want it.
+const goneFor = time.Minute
+
 // join returns the encoded series that the endpoint gets for a dictionary. Where the relabel service has not evaluated it yet, it waits.
 func (p *partition) join(ctx context.Context, id frame.DictID) (*remotewrite.Block, error) {
-	if p.lastBlock != nil && p.lastDict == id {
+	generation := p.ep.generation()
+	if p.lastBlock != nil && p.lastDict == id && p.lastLearned == generation {
 		return p.lastBlock, nil
 	}
 	j, ok := p.joined[id]
 	if !ok {
+		if at, gone := p.gone[id]; gone && time.Since(at) < goneFor {
+			return nil, errNoDictionary
+		}
 		packed, err := p.fetch(ctx, id)
+		if errors.Is(err, errNoDictionary) {
+			if len(p.gone) >= maxJoined {
+				clear(p.gone)
+			}
+			p.gone[id] = time.Now()
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -48,13 +61,13 @@ func (p *partition) join(ctx context.Context, id frame.DictID) (*remotewrite.Blo
 	if err != nil {
 		return nil, err
 	}
-	if generation := p.ep.families.generation(); j.learned != generation {
+	if j.learned != generation {
 		if err := p.learn(ctx, id, j.content); err != nil {
 			return nil, err
 		}
 		p.joined[id] = joined{content: j.content, learned: generation}
 	}
-	p.lastDict, p.lastBlock = id, block
+	p.lastDict, p.lastBlock, p.lastLearned = id, block, generation
 	return block, nil
 }
 

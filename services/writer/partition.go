@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/remotewrite"
 	"github.com/millrace/millrace/pkg/stream"
@@ -36,8 +37,11 @@ type partition struct {
 	readMark uint64 // samples of the partition up to the last message read
 	marked   bool   // readMark is known
 
-	lastDict  frame.DictID
-	lastBlock *remotewrite.Block
+	gone map[frame.DictID]time.Time // dictionaries that the stream has lost, and when that was found
+
+	lastDict    frame.DictID
+	lastBlock   *remotewrite.Block
+	lastLearned uint64
 
 	// What others read.
 	waiting atomic.Pointer[string]
@@ -66,7 +70,7 @@ func (p *partition) Serve(ctx context.Context) error {
 		return err
 	}
 	p.mb = mb
-	p.joined, p.seen = map[frame.DictID]joined{}, map[uint64]place{}
+	p.joined, p.seen, p.gone = map[frame.DictID]joined{}, map[uint64]place{}, map[frame.DictID]time.Time{}
 	p.lastBlock, p.current = nil, nil
 	p.free, p.out = make(chan *remotewrite.Request, requests), make(chan *parcel)
 	for range requests {
@@ -78,9 +82,9 @@ func (p *partition) Serve(ctx context.Context) error {
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	var sides sync.WaitGroup
-	sides.Go(func() { stop(p.ship(ctx)) })
+	sides.Go(func() { stop(actor.Try(func() error { return p.ship(ctx) })) })
 	sides.Go(func() { p.watch(ctx) })
-	err = p.read(ctx)
+	err = actor.Try(func() error { return p.read(ctx) })
 	stop(err)
 	sides.Wait()
 	mb.Close()
@@ -126,26 +130,43 @@ func (p *partition) mark(ctx context.Context) error {
 // read turns messages into requests, in order.
 func (p *partition) read(ctx context.Context) error {
 	for {
-		msg, err := p.mb.Next(ctx)
+		msg, late, err := p.next(ctx)
 		if err != nil {
 			return err
 		}
-		p.behind.Store(msg.Pending)
-		if err := p.message(ctx, msg); err != nil {
-			return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
+		if !late {
+			p.behind.Store(msg.Pending)
+			if err := p.message(ctx, msg); err != nil {
+				return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
+			}
 		}
-		if p.current == nil {
-			p.reading.Store(0)
-			continue
-		}
-		full := time.Since(p.began) >= time.Duration(p.ep.cfg.QueueConfig.BatchSendDeadline)
-		if msg.Pending == 0 || full {
+		if late || msg.Pending == 0 || !time.Now().Before(p.deadline()) {
 			if err := p.flush(ctx); err != nil {
 				return err
 			}
 			p.reading.Store(0)
 		}
 	}
+}
+
+// deadline is when the current request is to be sent, however little it holds.
+func (p *partition) deadline() time.Time {
+	return p.began.Add(time.Duration(p.ep.cfg.QueueConfig.BatchSendDeadline))
+}
+
+// next waits for the next message; late means that the current request does not wait for it any longer.
+func (p *partition) next(ctx context.Context) (msg stream.Message, late bool, err error) {
+	if p.current == nil {
+		msg, err = p.mb.Next(ctx)
+		return msg, false, err
+	}
+	wait, cancel := context.WithDeadline(ctx, p.deadline())
+	defer cancel()
+	msg, err = p.mb.Next(wait)
+	if err != nil && wait.Err() != nil && ctx.Err() == nil {
+		return msg, true, nil
+	}
+	return msg, false, err
 }
 
 // message adds the frames of one message to requests.

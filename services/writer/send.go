@@ -2,6 +2,7 @@ package writer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -102,7 +103,15 @@ func (d *delivery) reject(ctx context.Context, lo, hi int, res remotewrite.Resul
 	if err != nil {
 		return err
 	}
-	if _, err := p.ep.svc.cfg.Conn.Publish(ctx, &nats.Msg{Subject: p.ep.svc.cfg.Conn.Rejected(p.ep.name), Data: msg}, nil); err != nil {
+	_, err = p.ep.svc.cfg.Conn.Publish(ctx, &nats.Msg{Subject: p.ep.svc.cfg.Conn.Rejected(p.ep.name), Data: msg}, nil)
+	if errors.Is(err, stream.ErrTooLarge) && hi-lo > 1 {
+		mid := lo + (hi-lo)/2
+		if err := d.reject(ctx, lo, mid, res); err != nil {
+			return err
+		}
+		return d.reject(ctx, mid, hi, res)
+	}
+	if err != nil {
 		return fmt.Errorf("storing a rejected request: %w", err)
 	}
 	p.ep.metrics.rejected.Add(float64(hi - lo))
@@ -114,7 +123,7 @@ func (d *delivery) reject(ctx context.Context, lo, hi int, res remotewrite.Resul
 // overloaded or failing, try waits and sends again, for ever.
 func (d *delivery) try(ctx context.Context, body []byte, samples int) (remotewrite.Result, error) {
 	p, ep := d.p, d.p.ep
-	backoff := time.Duration(ep.cfg.QueueConfig.MinBackoff)
+	backoff := max(time.Duration(ep.cfg.QueueConfig.MinBackoff), time.Millisecond)
 	for attempt := 0; ; attempt++ {
 		start := time.Now()
 		res := d.p.request(ctx, body, attempt)
@@ -140,13 +149,22 @@ func (d *delivery) try(ctx context.Context, body []byte, samples int) (remotewri
 		backoff = min(2*backoff, max(time.Duration(ep.cfg.QueueConfig.MaxBackoff), time.Millisecond))
 		ep.failed(res, pause)
 		p.setWaiting(fmt.Sprintf("waiting: %s; next try in %s", res.Message, pause.Round(time.Millisecond)))
+		var again <-chan struct{}
+		if res.RetryAfter == 0 && pause > wakeAbove {
+			again = ep.again()
+		}
 		select {
 		case <-ctx.Done():
 			return res, ctx.Err()
 		case <-time.After(pause):
+		case <-again:
+			backoff = time.Duration(ep.cfg.QueueConfig.MinBackoff)
 		}
 	}
 }
+
+// wakeAbove is the pause above which a partition tries again as soon as another one's request is accepted.
+const wakeAbove = 500 * time.Millisecond
 
 // stopTime is how long a request in flight may go on when the partition is stopped, so that a planned stop repeats nothing.
 const stopTime = 5 * time.Second

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace/pkg/actor"
-	"github.com/millrace/millrace/pkg/remotewrite"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -37,9 +37,11 @@ type Service struct {
 	metrics *metrics
 	cache   *cache
 
-	mu        sync.Mutex
+	applying sync.Mutex    // held while endpoints start and stop
+	actors   *actor.System // nil while Serve does not run
+
+	mu        sync.Mutex // held for moments, so that Status never waits for an endpoint to stop
 	endpoints []*running
-	actors    *actor.System // nil while Serve does not run
 }
 
 // running is an endpoint and the actors that serve it.
@@ -58,8 +60,8 @@ func New(cfg Config, system *actor.System) *Service {
 // ApplyConfig sets the endpoints. Those that have not changed go on; others stop, and begin again at the position that they had reached. An error
 // leaves all as they were. It waits until ctx ends for endpoints to stop.
 func (s *Service) ApplyConfig(ctx context.Context, endpoints []Endpoint) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.applying.Lock()
+	defer s.applying.Unlock()
 	var next []*running
 	kept := map[*running]bool{}
 	for _, cfg := range endpoints {
@@ -78,9 +80,14 @@ func (s *Service) ApplyConfig(ctx context.Context, endpoints []Endpoint) error {
 	for _, old := range s.endpoints {
 		if !kept[old] {
 			errs = errors.Join(errs, s.stop(ctx, old))
+			if !slices.ContainsFunc(next, func(r *running) bool { return r.name == old.name }) {
+				s.metrics.forget(old.name)
+			}
 		}
 	}
+	s.mu.Lock()
 	s.endpoints = next
+	s.mu.Unlock()
 	if s.actors != nil {
 		for _, r := range next {
 			if !kept[r] {
@@ -105,7 +112,7 @@ func (s *Service) start(r *running) {
 	for _, p := range r.partitions {
 		sys.Spawn(fmt.Sprintf("writer %s/%d", r.name, p.number), p)
 	}
-	if r.protocol == remotewrite.V1 && r.cfg.MetadataConfig.Send {
+	if r.sendsMetadata() {
 		sys.Spawn("metadata "+r.name, &metadataSender{ep: r.endpoint})
 	}
 	r.ref = s.actors.Spawn("endpoint "+r.name, sys)
@@ -119,22 +126,21 @@ func (s *Service) stop(ctx context.Context, r *running) error {
 	if err := r.ref.Stop(ctx); err != nil {
 		return fmt.Errorf("stopping endpoint %q: %w", r.name, err)
 	}
-	s.metrics.forget(r.name)
 	return nil
 }
 
 // Serve writes until ctx ends.
 func (s *Service) Serve(ctx context.Context) error {
-	s.mu.Lock()
+	s.applying.Lock()
 	s.actors = s.system.Detached("writer")
 	actors := s.actors
 	for _, r := range s.endpoints {
 		s.start(r)
 	}
-	s.mu.Unlock()
+	s.applying.Unlock()
 	err := actors.Serve(ctx)
-	s.mu.Lock()
+	s.applying.Lock()
 	s.actors = nil
-	s.mu.Unlock()
+	s.applying.Unlock()
 	return err
 }

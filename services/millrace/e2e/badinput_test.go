@@ -94,11 +94,10 @@ func TestWrongFlagsAreRefused(t *testing.T) {
 		args []string
 		says []string
 	}{
-		{nil, []string{"--help"}},
 		{[]string{"walk"}, []string{"walk", "--help"}},
 		{[]string{"run", "--confg.file=x"}, []string{"--confg.file", "--help"}},
-		{[]string{"run", "--log.level=loud"}, []string{"loud", "debug"}},
-		{[]string{"run", "--log.format=xml"}, []string{"xml", "logfmt"}},
+		{[]string{"run", "--log.level=loud"}, []string{"loud", "--help"}},
+		{[]string{"run", "--log.format=xml"}, []string{"xml", "--help"}},
 		{[]string{"run", "--services=scraper,reader", "--config.file=" + config}, []string{`"reader"`, "discovery, scraper, relabel, writer"}},
 		{[]string{"run", "--services=", "--config.file=" + config}, []string{"--services", "discovery"}},
 		{[]string{"run", "--web.listen-address=here", "--config.file=" + config, "--storage.path=" + dir}, []string{"here", "--web.listen-address"}},

@@ -211,6 +211,10 @@ func (p *proc) start() {
 		close(p.done)
 	}()
 	p.t.Cleanup(func() {
+		if _, race, found := strings.Cut(p.Logs(), "WARNING: DATA RACE\n"); found {
+			race, _, _ = strings.Cut(race, "==================")
+			p.t.Errorf("data race in %s:\n%s", p.name, race)
+		}
 		if p.t.Failed() {
 			p.t.Logf("the last of the log of %s in %s:\n%s", p.name, p.URL, tail(p.Logs(), 15))
 		}

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/millrace/millrace/bench/numbered"
 	"github.com/millrace/millrace/bench/receiver"
+	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -282,27 +284,33 @@ func refusedSamplesAreKept(t *testing.T, more string, refuse func(*testing.T, *e
 }
 
 func TestStreamAtItsLimitCountsWhatItLoses(t *testing.T) {
-	for _, fromTheStart := range []bool{true, false} {
-		t.Run(fmt.Sprintf("down from the start %t", fromTheStart), func(t *testing.T) { streamAtItsLimit(t, fromTheStart) })
+	for _, tc := range []struct {
+		name                  string
+		fromTheStart, restart bool
+	}{
+		{"down after a while", false, false},
+		{"down from the start", true, false},
+		{"down from the start, restarted", true, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) { streamAtItsLimit(t, tc.fromTheStart, tc.restart) })
 	}
 }
 
-func streamAtItsLimit(t *testing.T, fromTheStart bool) {
-	r, e := newRig(t, 20, 1000), newEndpoint(t)
+func streamAtItsLimit(t *testing.T, fromTheStart, restart bool) {
+	r, e := newRig(t, 40, 1000), newEndpoint(t)
 	if fromTheStart {
 		e.control(t, receiver.Control{Mode: receiver.Unavailable})
 	}
-	// Another endpoint takes all of it, so that its loss is none.
-	other := newEndpoint(t)
-	p := startMillrace(t, r.config("  streams: {frames: {max_bytes: 1MiB}}\n", remoteWrite("main", e.URL), remoteWrite("other", other.URL)), inDir(r.dir))
+	other := newEndpoint(t) // takes all of it: its loss is none
+	config := r.config("  streams: {frames: {max_bytes: 1MiB}}\n", remoteWrite("main", e.URL), remoteWrite("other", other.URL))
+	p := startMillrace(t, config, inDir(r.dir))
 	r.arrived(other, 30*time.Second)
 	if !fromTheStart {
 		r.arrived(e, 30*time.Second)
 		e.control(t, receiver.Control{Mode: receiver.Unavailable})
 	}
-	frames := map[string]string{"stream": "FRAMES"}
 	eventually(t, 90*time.Second, "the stream's limit passed for a while", func() error {
-		bytes, all := p.Metric("millrace_stream_bytes", frames), p.Metric("millrace_scraper_batch_bytes_total", nil)
+		bytes, all := p.Metric("millrace_stream_bytes", map[string]string{"stream": "FRAMES"}), p.Metric("millrace_scraper_batch_bytes_total", nil)
 		if bytes > 1<<20 {
 			t.Fatalf("the stream holds %v bytes", bytes)
 		}
@@ -311,31 +319,61 @@ func streamAtItsLimit(t *testing.T, fromTheStart bool) {
 		}
 		return nil
 	})
+	var cut []window
+	if restart {
+		stopped := time.Now()
+		if code := p.Stop(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+		cut = append(cut, window{stopped.Add(-scrapeTime), time.Now()})
+		p = startMillrace(t, config, inDir(r.dir))
+	}
 	e.control(t, receiver.Control{Mode: receiver.OK})
 	r.arrived(e, 60*time.Second)
 	r.end(p)
 	r.settled(p, 60*time.Second, "main", "other")
-
-	taken := p.Metric("millrace_scraper_samples_total", nil)
 	if n := p.Metric("millrace_scraper_dropped_samples_total", nil); n != 0 {
 		t.Errorf("%v samples dropped before the stream", n)
 	}
 	lost := map[string]float64{}
-	for name, l := range map[string]*ledger{"main": e.ledger, "other": other.ledger} {
+	for _, name := range []string{"main", "other"} {
 		lost[name] = p.Metric("millrace_writer_lost_samples_total", map[string]string{"endpoint": name})
-		if missing := taken - float64(len(l.samples)); missing != lost[name] {
-			t.Errorf("endpoint %s: %v samples are missing, %v are counted as lost", name, missing, lost[name])
+	}
+	log := p.Logs()
+	p.Stop()
+
+	taken := takenSamples(t, storage(t, r.dir))
+	for name, l := range map[string]*ledger{"main": e.ledger, "other": other.ledger} {
+		if missing := taken - len(l.samples); missing != int(lost[name]) {
+			t.Errorf("endpoint %s: of %d samples %d are missing, %v are counted as lost", name, taken, missing, lost[name])
 		}
 	}
 	if lost["main"] == 0 || lost["other"] != 0 {
 		t.Errorf("lost: %v", lost)
 	}
-	if log := p.Logs(); !strings.Contains(log, "Samples are lost for this endpoint") || !strings.Contains(log, "millrace.streams.frames.max_age and max_bytes") {
-		t.Error("the log does not say that samples are lost, or not what to do about it")
-	}
-	p.Stop()
+	says(t, log, "Samples are lost for this endpoint", "raise millrace.streams.frames.max_age and max_bytes")
 	e.inOrder(t)
 	other.inOrder(t)
-	other.whole(t, r.gen.Log())
-	t.Logf("%v samples, lost %v", taken, lost)
+	other.whole(t, r.gen.Log(), cut...)
+	t.Logf("%d samples, lost %v", taken, lost)
+}
+
+// takenSamples returns how many samples the stream FRAMES has ever acknowledged, which the last batch of each partition tells.
+func takenSamples(t testing.TB, conn *stream.Conn) (n int) {
+	t.Helper()
+	for partition := range 4 {
+		msg, err := conn.Last(t.Context(), stream.Frames, conn.Frames(partition))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := frame.ReadHeader(msg.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += int(h.First) + h.Samples
+	}
+	return n
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -103,24 +102,12 @@ func (e exposition) write(w http.ResponseWriter, r *http.Request) {
 	z.Close()
 }
 
-// serveNothing accepts connections and closes them at once. A port that nobody listens on could become somebody else's.
+// serveNothing ends connections without an answer. A port that nobody listens on could become somebody else's.
 func serveNothing(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			c.Close()
-		}
-	}()
-	return l.Addr().String()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String()
 }
 
 // recordedScrapes returns consecutive scrapes of a real node_exporter.
