@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -40,6 +41,8 @@ type Conn struct {
 	Names
 	NC *nats.Conn
 	JS jetstream.JetStream
+
+	handles sync.Map // of jetstream.Stream by name, see handle
 
 	log    *slog.Logger
 	server *Server // nil where the server is not in this process

@@ -47,11 +47,24 @@ func (c *Conn) Publish(ctx context.Context, msg *nats.Msg, waiting func(error)) 
 	}
 }
 
-// Last returns the newest message of a subject, or [jetstream.ErrMsgNotFound].
-func (c *Conn) Last(ctx context.Context, stream, subject string) (Message, error) {
+// handle returns the handle of a stream, which is looked up once: its state is not current, but getting messages with it does not need it.
+func (c *Conn) handle(ctx context.Context, stream string) (jetstream.Stream, error) {
+	if s, ok := c.handles.Load(stream); ok {
+		return s.(jetstream.Stream), nil
+	}
 	s, err := c.JS.Stream(ctx, c.Stream(stream))
 	if err != nil {
-		return Message{}, fmt.Errorf("looking up the stream %s: %w", c.Stream(stream), err)
+		return nil, fmt.Errorf("looking up the stream %s: %w", c.Stream(stream), err)
+	}
+	c.handles.Store(stream, s)
+	return s, nil
+}
+
+// Last returns the newest message of a subject, or [jetstream.ErrMsgNotFound].
+func (c *Conn) Last(ctx context.Context, stream, subject string) (Message, error) {
+	s, err := c.handle(ctx, stream)
+	if err != nil {
+		return Message{}, err
 	}
 	raw, err := s.GetLastMsgForSubject(ctx, subject)
 	if err != nil {

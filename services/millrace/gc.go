@@ -21,10 +21,10 @@ func tuneGC() {
 }
 
 const (
-	gcRoom  = 14 << 20 // bytes
-	gcLeast = 15       // percent
+	gcRoom  = 12 << 20 // bytes
+	gcLeast = 7        // percent
 	gcMost  = 400      // percent
-	gcSlack = 4 << 20  // bytes between what a heap at its goal takes and the memory limit
+	gcSlack = 4 << 20  // least bytes between what a heap at its goal takes and the memory limit
 )
 
 // afterGC is garbage from the beginning, so that its finalizer runs after the next collection.
@@ -55,5 +55,5 @@ func adjustGC() {
 	debug.SetGCPercent(int(percent))
 	goal := read(s, live) * (100 + percent) / 100
 	rest := read(s, total) - read(s, objects) - read(s, unused) - read(s, free) - read(s, released)
-	debug.SetMemoryLimit(int64(goal + read(s, unused) + rest + gcSlack))
+	debug.SetMemoryLimit(int64(goal + read(s, unused) + rest + max(gcSlack, goal/40)))
 }

@@ -46,6 +46,7 @@ type appender struct {
 	owner *appendable
 	src   *source
 	gen   uint64 // the source's generation when the first sample came
+	moves uint64 // how often series had moved by then, and in this scrape
 	base  uint64 // how many scrapes the source had by then
 
 	live   bitmap // series that the target exposes, also where the sample is none to take
@@ -96,9 +97,9 @@ func (a *appender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if a.n == 0 {
-		a.gen, a.base = s.generation, s.commits
-	} else if a.gen != s.generation {
-		return 0, fmt.Errorf("source %016x was reorganised by another scrape loop; this scrape is given up", s.id)
+		a.gen, a.moves, a.base = s.generation, s.moves, s.commits
+	} else if err := a.disturbed(); err != nil {
+		return 0, err
 	}
 	i, ok := s.lookup(ref, ls)
 	if !ok {
@@ -113,6 +114,7 @@ func (a *appender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, 
 	pending := a.pending(i)
 	if !pending {
 		i = s.described(i, &opts)
+		a.moves = s.moves
 	}
 	last := s.series[i].last
 	if pending {
@@ -150,6 +152,14 @@ func (a *appender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, 
 		err = a.addExemplars(i, opts.Exemplars)
 	}
 	return s.ref(i), err
+}
+
+// disturbed returns an error where another scrape loop of the same source has moved series while this scrape was collected.
+func (a *appender) disturbed() error {
+	if a.gen != a.src.generation || a.moves != a.src.moves {
+		return fmt.Errorf("source %016x was reorganised by another scrape loop; this scrape is given up", a.src.id)
+	}
+	return nil
 }
 
 // checkLabels returns an error for label sets that Prometheus's storage refuses, and for ones that no dictionary takes.
@@ -299,8 +309,8 @@ func (a *appender) Commit() error {
 	defer s.mu.Unlock()
 	defer a.release()
 	s.used = time.Now()
-	if a.gen != s.generation {
-		return fmt.Errorf("source %016x was reorganised by another scrape loop; this scrape is given up", s.id)
+	if err := a.disturbed(); err != nil {
+		return err
 	}
 	if a.base != s.commits {
 		if a.dropOvertaken(); a.n == 0 {
@@ -343,9 +353,16 @@ func (a *appender) dropOvertaken() {
 	}
 	a.hists = slices.DeleteFunc(a.hists, func(h frame.Histogram) bool { return old(h.Index, h.Time) })
 	a.extra = slices.DeleteFunc(a.extra, func(x extraSample) bool { return old(x.i, x.t) })
+	left := map[uint32]bool{}
+	for i := range a.hists {
+		left[a.hists[i].Index] = true
+	}
+	for i := range a.extra {
+		left[a.extra[i].i] = true
+	}
 	a.exs = slices.DeleteFunc(a.exs, func(x frame.Exemplar) bool {
 		newest, have := s.exemplars[x.Index]
-		return have && exemplar.Compare(x.Exemplar, newest) <= 0
+		return have && exemplar.Compare(x.Exemplar, newest) <= 0 || !left[x.Index] && !a.floats.has(x.Index)
 	})
 }
 

@@ -27,6 +27,7 @@ type source struct {
 	mu         sync.Mutex
 	generation uint64 // goes into the refs; a new one makes all refs given out before stale
 	seq        uint64 // of the last frame
+	moves      uint64 // how often a series got another entry
 	commits    uint64 // scrapes that went into series and exemplars
 	used       time.Time
 
@@ -102,6 +103,7 @@ func (s *source) described(i uint32, opts *storage.AOptions) uint32 {
 	}
 	n := s.add(s.series[i].labels, s.familyOf(opts))
 	s.series[n].last, s.series[i].moved = s.series[i].last, n+1
+	s.moves++
 	if v, ok := s.explicit[i]; ok {
 		s.explicit[n] = v
 	}
@@ -299,7 +301,11 @@ func (s *source) setExplicit(i uint32, bits uint64) {
 	s.explicit[i] = bits
 }
 
+// setExemplar notes a series' exemplar where it is the newest.
 func (s *source) setExemplar(i uint32, x exemplar.Exemplar) {
+	if newest, have := s.exemplars[i]; have && exemplar.Compare(x, newest) <= 0 {
+		return
+	}
 	if s.exemplars == nil {
 		s.exemplars = map[uint32]exemplar.Exemplar{}
 	}

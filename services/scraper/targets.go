@@ -42,42 +42,67 @@ func (w *watcher) Serve(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading targets: %w", err)
 	}
-	defer it.Stop()
+	ended := make(chan struct{})
+	defer func() {
+		close(ended)
+		go it.Stop() // while the server is away, the client lets go only after some time
+	}()
+	messages := make(chan message)
+	go pump(it, messages, ended)
+
 	targets := map[uint64]*target.Target{}
-	left := info.NumPending // of the targets that were there before
-	changed := true
+	left, changed := info.NumPending, true // left counts the targets that were there before
+	settled := time.NewTimer(settle)
+	defer settled.Stop()
 	for {
 		select {
+		case <-ctx.Done():
+			return nil
 		case <-w.svc.resend:
 			changed = true
-		default:
-		}
-		wait, cancel := context.WithTimeout(ctx, settle)
-		msg, err := it.Next(jetstream.NextContext(wait))
-		cancel()
-		if ctx.Err() != nil {
-			return nil
-		}
-		switch {
-		case err == nil:
-			w.apply(targets, msg)
+		case m := <-messages:
+			if m.err != nil {
+				return fmt.Errorf("reading targets: %w", m.err)
+			}
+			w.apply(targets, m.msg)
 			left -= min(left, 1)
 			changed = true
-			continue
-		case wait.Err() == nil:
-			return fmt.Errorf("reading targets: %w", err)
-		}
-		if left > 0 {
-			// Removals end by themselves, perhaps before they came here: the number may be too large.
-			if left, err = w.unread(ctx, oc); err != nil {
-				return err
+		case <-settled.C:
+			if left > 0 {
+				// Removals end by themselves, perhaps before they came here: the number may be too large.
+				if left, err = w.unread(ctx, oc); err != nil {
+					return err
+				}
+			}
+			if left == 0 {
+				if err := w.send(ctx, targets); err != nil {
+					return nil
+				}
+				changed = false
 			}
 		}
-		if changed && left == 0 {
-			if err := w.send(ctx, targets); err != nil {
-				return nil
-			}
-			changed = false
+		if changed {
+			settled.Reset(settle)
+		}
+	}
+}
+
+type message struct {
+	msg jetstream.Msg
+	err error
+}
+
+// pump passes messages on until an error or the end of its reader. It waits without a limit, which is how the client notices that its consumer is gone.
+func pump(it jetstream.MessagesContext, to chan<- message, ended <-chan struct{}) {
+	for {
+		msg, err := it.Next()
+		select {
+		case to <- message{msg, err}:
+		case <-ended:
+			return
+		}
+		if err != nil {
+			return
 		}
 	}
 }

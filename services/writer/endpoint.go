@@ -41,7 +41,7 @@ type endpoint struct {
 	mu        sync.Mutex
 	failing   bool
 	back      chan struct{} // closed when the endpoint takes samples again
-	lastSaid  time.Time // of the last log line about failures or refusals
+	lastSaid  time.Time     // of the last log line about failures or refusals
 	lastError string
 	lastAt    time.Time
 	unsaid    uint64    // lost samples that no log line has told of

@@ -25,6 +25,7 @@ type partition struct {
 	log    *slog.Logger
 
 	mb       *stream.Mailbox
+	stopping context.Context // ends when no other message is to be begun
 	joined   map[frame.DictID]joined
 	seen     map[uint64]place
 	free     chan *remotewrite.Request
@@ -80,18 +81,38 @@ func (p *partition) Serve(ctx context.Context) error {
 		mb.Close()
 		return err
 	}
-	ctx, stop := context.WithCancelCause(ctx)
-	var sides sync.WaitGroup
-	sides.Go(func() { stop(actor.Try(func() error { return p.ship(ctx) })) })
-	sides.Go(func() { p.watch(ctx) })
-	err = actor.Try(func() error { return p.read(ctx) })
-	stop(err)
-	sides.Wait()
+	// When ctx ends, no other message is begun, but what is begun is finished where the endpoint takes it, so that a planned stop
+	// repeats nothing.
+	p.stopping = ctx
+	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-work.Done():
+		case <-time.After(stopTime):
+			stop(context.Canceled)
+		}
+	})()
+	reading, stopReading := context.WithCancel(ctx)
+	defer context.AfterFunc(work, stopReading)()
+	var shipping, watching sync.WaitGroup
+	shipping.Go(func() {
+		if err := actor.Try(func() error { return p.ship(work) }); err != nil {
+			stop(err)
+		}
+	})
+	watching.Go(func() { p.watch(work) })
+	if err := actor.Try(func() error { return p.read(reading, work) }); err != nil {
+		stop(err)
+	}
+	close(p.out)
+	shipping.Wait()
+	stop(context.Canceled)
+	watching.Wait()
 	mb.Close()
 	p.reading.Store(0)
 	p.sending.Store(0)
 	p.behind.Store(0)
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+	if cause := context.Cause(work); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
 	return nil
@@ -127,21 +148,27 @@ func (p *partition) mark(ctx context.Context) error {
 	return nil
 }
 
-// read turns messages into requests, in order.
-func (p *partition) read(ctx context.Context) error {
+// read turns messages into requests, in order, until ctx ends; what it has begun then, it finishes before work ends.
+func (p *partition) read(ctx, work context.Context) error {
 	for {
 		msg, late, err := p.next(ctx)
 		if err != nil {
+			if ctx.Err() != nil && p.current != nil {
+				return p.flush(work)
+			}
+			if ctx.Err() != nil {
+				return nil
+			}
 			return err
 		}
 		if !late {
 			p.behind.Store(msg.Pending)
-			if err := p.message(ctx, msg); err != nil {
+			if err := p.message(work, msg); err != nil {
 				return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
 			}
 		}
 		if late || msg.Pending == 0 || !time.Now().Before(p.deadline()) {
-			if err := p.flush(ctx); err != nil {
+			if err := p.flush(work); err != nil {
 				return err
 			}
 			p.reading.Store(0)
@@ -376,13 +403,16 @@ func (p *partition) flush(ctx context.Context) error {
 	}
 }
 
-// ship sends requests one after the other, and notes the position that each brings.
+// ship sends requests one after the other, and notes the position that each brings, until no more come or ctx ends.
 func (p *partition) ship(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case x := <-p.out:
+		case x, ok := <-p.out:
+			if !ok {
+				return nil
+			}
 			p.sending.Store(x.oldest)
 			if x.req.Samples() > 0 {
 				if err := p.send(ctx, x); err != nil {

@@ -126,9 +126,9 @@ func (d *delivery) try(ctx context.Context, body []byte, samples int) (remotewri
 	backoff := max(time.Duration(ep.cfg.QueueConfig.MinBackoff), time.Millisecond)
 	for attempt := 0; ; attempt++ {
 		start := time.Now()
-		res := d.p.request(ctx, body, attempt)
-		if ctx.Err() != nil && res.Outcome == remotewrite.Retry {
-			return res, ctx.Err()
+		res := ep.client.Send(ctx, ep.protocol, body, attempt)
+		if p.stopping.Err() != nil && res.Outcome == remotewrite.Retry {
+			return res, p.stopping.Err()
 		}
 		ep.metrics.requests(res.Status).Inc()
 		ep.metrics.duration.Observe(time.Since(start).Seconds())
@@ -156,6 +156,8 @@ func (d *delivery) try(ctx context.Context, body []byte, samples int) (remotewri
 		select {
 		case <-ctx.Done():
 			return res, ctx.Err()
+		case <-p.stopping.Done():
+			return res, p.stopping.Err()
 		case <-time.After(pause):
 		case <-again:
 			backoff = time.Duration(ep.cfg.QueueConfig.MinBackoff)
@@ -166,19 +168,5 @@ func (d *delivery) try(ctx context.Context, body []byte, samples int) (remotewri
 // wakeAbove is the pause above which a partition tries again as soon as another one's request is accepted.
 const wakeAbove = 500 * time.Millisecond
 
-// stopTime is how long a request in flight may go on when the partition is stopped, so that a planned stop repeats nothing.
+// stopTime is how long a partition that is stopped goes on with what it has begun, so that a planned stop repeats nothing.
 const stopTime = 5 * time.Second
-
-// request sends a body once. It outlives the end of ctx by stopTime.
-func (p *partition) request(ctx context.Context, body []byte, attempt int) remotewrite.Result {
-	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	defer context.AfterFunc(ctx, func() {
-		select {
-		case <-own.Done():
-		case <-time.After(stopTime):
-			cancel()
-		}
-	})()
-	return p.ep.client.Send(own, p.ep.protocol, body, attempt)
-}

@@ -116,11 +116,12 @@ func TestTenKillsLoseNothingTaken(t *testing.T) {
 }
 
 func TestStopAndStartRepeatsNothing(t *testing.T) {
-	r, e := newRig(t, 20, 200), newEndpoint(t)
-	config := r.config("", remoteWrite("main", e.URL))
+	r, e := newRig(t, 20, 500), newEndpoint(t)
+	// Small requests: a message takes many of them, and a stop comes between two of one message.
+	config := r.config("", remoteWrite("main", e.URL, "queue_config: {min_backoff: 30ms, max_backoff: 1s, max_samples_per_send: 50}"))
 	var cut []window
 	p := startMillrace(t, config, inDir(r.dir))
-	for range 3 {
+	for range 6 {
 		r.arrived(e, 30*time.Second)
 		stopped := time.Now()
 		if code := p.Stop(); code != 0 {

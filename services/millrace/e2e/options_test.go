@@ -25,7 +25,8 @@ func (l *requestLog) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	l.requests = append(l.requests, r)
 	l.mu.Unlock()
-	text("shown 1\n").write(w, r)
+	page := text("shown 1\n")
+	page.write(w, r)
 }
 
 // last returns the newest request; nil for none.

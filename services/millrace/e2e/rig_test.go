@@ -211,20 +211,21 @@ func during(at time.Time, windows []window) bool {
 	return false
 }
 
-// arrived waits until an endpoint has samples of scrapes that were served after now.
+// arrived waits until an endpoint has samples of scrapes of every target that were served after now.
 func (r *rig) arrived(e *endpoint, within time.Duration) {
 	r.t.Helper()
-	start := r.gen.Log()
+	start := r.gen.Served()
 	eventually(r.t, within, "samples of new scrapes", func() error {
-		c := e.Complete(r.gen.Log())
-		missing := map[string]bool{}
-		for _, ref := range c.Missing {
-			missing[fmt.Sprint(ref.Target, "/", ref.Number)] = true
+		log := r.gen.Log()
+		missing := map[string]int{}
+		for _, ref := range e.Complete(log).Missing {
+			if int(ref.Number) > start[ref.Target] {
+				missing[ref.Target]++
+			}
 		}
-		for target, served := range r.gen.Log() {
-			n := len(start[target]) + 1
-			if len(served) < n || missing[fmt.Sprint(target, "/", n)] {
-				return fmt.Errorf("target %s: scrape %d of %d", target, n, len(served))
+		for target, served := range log {
+			if n := len(served) - start[target]; n <= missing[target] {
+				return fmt.Errorf("target %s: %d scrapes since, %d of them missing", target, n, missing[target])
 			}
 		}
 		return nil

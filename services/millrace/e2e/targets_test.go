@@ -49,8 +49,9 @@ func msTime(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 type exposition struct {
 	contentType string
 	body        []byte
-	status      int  // default: 200
-	hang        bool // never answer
+	gzip        []byte // the body compressed; nil where it is sent as it is
+	status      int    // default: 200
+	hang        bool   // never answer
 }
 
 // Content types of expositions.
@@ -65,41 +66,59 @@ func openMetrics(body string) exposition {
 	return exposition{contentType: openMetricsType, body: []byte(body)}
 }
 
-// serveTarget serves expositions until the test ends, compressed where the scraper allows it, and returns the target's host:port.
+// serveTarget serves expositions until the test ends, compressed where the scraper allows it, and returns the target's host:port. Each
+// phase's exposition is made only once.
 func serveTarget(t testing.TB, s *stage, expose func(scene) exposition) string {
 	t.Helper()
+	var mu sync.Mutex
+	var at scene
+	var e *exposition
+	current := func() *exposition {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := s.now(); e == nil || now != at {
+			made := expose(now)
+			made.compress()
+			at, e = now, &made
+		}
+		return e
+	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		e := expose(s.now())
+		e := current()
 		if e.hang {
 			<-r.Context().Done()
 			return
 		}
 		e.write(w, r)
 	}))
-	t.Cleanup(server.CloseClientConnections)
 	t.Cleanup(server.Close)
+	t.Cleanup(server.CloseClientConnections)
 	return server.Listener.Addr().String()
 }
 
-func (e exposition) write(w http.ResponseWriter, r *http.Request) {
+func (e *exposition) write(w http.ResponseWriter, r *http.Request) {
 	w.Header()["Content-Type"] = nil // no guessing
 	if e.contentType != "" {
 		w.Header().Set("Content-Type", e.contentType)
 	}
-	compress := strings.Contains(r.Header.Get("Accept-Encoding"), "gzip")
-	if compress {
+	body := e.body
+	if e.gzip != nil && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		w.Header().Set("Content-Encoding", "gzip")
+		body = e.gzip
 	}
 	if e.status != 0 {
 		w.WriteHeader(e.status)
 	}
-	if !compress {
-		w.Write(e.body)
-		return
-	}
-	z := gzip.NewWriter(w)
+	w.Write(body)
+}
+
+// compress fills in gzip.
+func (e *exposition) compress() {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
 	z.Write(e.body)
 	z.Close()
+	e.gzip = b.Bytes()
 }
 
 // serveNothing ends connections without an answer. A port that nobody listens on could become somebody else's.

@@ -1,0 +1,288 @@
+package scraper
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"math"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/common/model"
+	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/storage"
+	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
+const patience = 60 * time.Second
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var staleNaN = math.Float64frombits(value.StaleNaN)
+
+// exact compares bit for bit.
+var exact = cmp.Options{
+	cmp.Comparer(func(a, b float64) bool { return math.Float64bits(a) == math.Float64bits(b) }),
+	cmp.Comparer(labels.Equal),
+	cmpopts.EquateEmpty(),
+}
+
+// logBuffer is a log that can be read while it is written.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// rig is a service under test.
+type rig struct {
+	*Service
+	t    testing.TB
+	log  *logBuffer
+	reg  *prometheus.Registry
+	loop *appendable
+}
+
+// newRig returns a service that does not run: what it would publish stays in the mailboxes of the publishers.
+func newRig(t testing.TB, change ...func(*Config)) *rig {
+	t.Helper()
+	r := &rig{t: t, log: &logBuffer{}, reg: prometheus.NewPedanticRegistry()}
+	logger := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	cfg := Config{
+		Partitions: 2, Linger: 20 * time.Millisecond, MaxBatchBytes: 256 << 10, MaxPendingBytes: 64 << 20, MaxBodyBytes: 64 << 20, DictAge: time.Hour,
+		Logger: logger, Registerer: r.reg,
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	r.Service = New(cfg, actor.NewSystem("test", logger, r.reg))
+	r.epoch.Store(7)
+	r.loop = &appendable{svc: r.Service}
+	return r
+}
+
+// value returns a metric's value.
+func (r *rig) value(name string) float64 {
+	r.t.Helper()
+	families, err := r.reg.Gather()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetCounter().GetValue() + f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	r.t.Fatalf("there is no metric %s", name)
+	return 0
+}
+
+// server is an embedded NATS server with the streams.
+func server(t *testing.T) *stream.Conn {
+	t.Helper()
+	s, err := stream.StartServer(stream.ServerConfig{
+		Dir: filepath.Join(t.TempDir(), "nats"), MaxMemory: 64 << 20, MaxStorage: 1 << 30, SyncInterval: time.Minute, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Shutdown)
+	conn, err := stream.Connect(t.Context(), stream.Config{Names: stream.Names{Prefix: "test"}, Server: s, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	if err := conn.Ensure(t.Context(), stream.Layout{Partitions: 2, Replicas: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// newTarget returns a target as the scrape manager makes it.
+func newTarget(instance string) *scrape.Target {
+	return scrape.NewTarget(labels.FromStrings("__address__", instance, "instance", instance, "job", "test"), &promconfig.ScrapeConfig{JobName: "test"}, nil, model.LabelSet{})
+}
+
+func (r *rig) appender(t *scrape.Target) *appender {
+	return r.loop.AppenderV2(scrape.ContextWithTarget(context.Background(), t)).(*appender)
+}
+
+// unitOf takes the scrape that was committed last from its publisher; nil where there is none.
+func (r *rig) unitOf(s *source) *unit {
+	select {
+	case u := <-r.publishers[s.partition].mailbox.C():
+		r.pending.Add(-int64(u.bytes))
+		return u
+	default:
+		return nil
+	}
+}
+
+// decode returns the frames of a scrape and the series of its dictionaries.
+func (u *unit) decode(t testing.TB) ([]*frame.Frame, map[frame.DictID][]frame.Series) {
+	t.Helper()
+	dicts := map[frame.DictID][]frame.Series{}
+	for _, d := range u.dicts {
+		read, err := frame.ReadDictionary(d.msg, d.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dicts[d.id] = read.Series
+	}
+	var w frame.BatchWriter
+	for _, f := range u.frames {
+		w.Add(f.data, f.time, f.samples)
+	}
+	return openBatch(t, w.Seal(0)), dicts
+}
+
+func openBatch(t testing.TB, msg []byte) (frames []*frame.Frame) {
+	t.Helper()
+	b, err := frame.OpenBatch(msg, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		f := &frame.Frame{}
+		ok, err := b.Next(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			return frames
+		}
+		frames = append(frames, f)
+	}
+}
+
+// sample is a sample as a reader sees it.
+type sample struct {
+	Series    string
+	T, St     int64
+	V         float64
+	Histogram any // *histogram.Histogram or *histogram.FloatHistogram
+}
+
+// samples lists what frames hold, in the order in which a writer delivers it.
+func samples(t testing.TB, frames []*frame.Frame, dicts map[frame.DictID][]frame.Series) (list []sample) {
+	t.Helper()
+	for _, f := range frames {
+		for i := range f.Sections {
+			s := &f.Sections[i]
+			series, ok := dicts[s.Dict]
+			if !ok || len(series) != s.Series {
+				t.Fatalf("section of %d series, its dictionary has %d", s.Series, len(series))
+			}
+			for k, v := range s.Values {
+				x := sample{T: f.Time, V: v}
+				at := uint32(k)
+				if s.Present != nil {
+					at = s.Present[k]
+				}
+				if len(s.Times) > 0 {
+					x.T = s.Times[k]
+				}
+				if len(s.Starts) > 0 {
+					x.St = s.Starts[k]
+				}
+				x.Series = series[at].Labels.String()
+				list = append(list, x)
+			}
+			for _, h := range s.Histograms {
+				x := sample{Series: series[h.Index].Labels.String(), T: h.Time, St: h.Start}
+				if h.Int != nil {
+					x.Histogram = h.Int
+				} else {
+					x.Histogram = h.Float
+				}
+				list = append(list, x)
+			}
+		}
+	}
+	return list
+}
+
+// commit commits a scrape and returns its samples.
+func (r *rig) commit(a *appender) []sample {
+	r.t.Helper()
+	src := a.src
+	if err := a.Commit(); err != nil {
+		r.t.Fatal(err)
+	}
+	u := r.unitOf(src)
+	if u == nil {
+		return nil
+	}
+	frames, dicts := u.decode(r.t)
+	return samples(r.t, frames, dicts)
+}
+
+func (r *rig) compare(what string, got []sample, want ...sample) {
+	r.t.Helper()
+	if d := cmp.Diff(want, got, exact); d != "" {
+		r.t.Errorf("%s (-want +got):\n%s", what, d)
+	}
+}
+
+func name(n string) labels.Labels { return labels.FromStrings("__name__", n) }
+
+func float(n string, t int64, v float64) sample {
+	return sample{Series: name(n).String(), T: t, V: v}
+}
+
+// add appends a float that has to be taken.
+func (r *rig) add(a *appender, ref storage.SeriesRef, n string, t int64, v float64) storage.SeriesRef {
+	r.t.Helper()
+	ref, err := a.Append(ref, name(n), 0, t, v, nil, nil, storage.AOptions{})
+	if err != nil {
+		r.t.Fatalf("appending %s: %v", n, err)
+	}
+	return ref
+}
+
+// eventually polls until ok returns true.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not so after %v", what, patience)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestMetricNamesAreClean(t *testing.T) {
+	r := newRig(t)
+	problems, err := testutil.GatherAndLint(r.reg)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("promlint: %v %v", problems, err)
+	}
+}
+
+func numbered(prefix string, i int) string { return fmt.Sprintf("%s_%05d", prefix, i) }
