@@ -13,8 +13,6 @@ FUZZTIME ?= 10s
 TESTPKGS  ?= ./...
 TESTFLAGS ?= -race -timeout=40m
 
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
-
 .PHONY: all build run test lint bench fuzz clean
 
 all: build
@@ -32,7 +30,7 @@ test: ## all tests, with the race detector
 lint: ## formatting, vet, staticcheck
 	@test -z "$$(gofmt -l bench pkg services)" || { echo "not gofmt'ed:"; gofmt -l bench pkg services; exit 1; }
 	$(GO) vet ./...
-	$(GO) run $(STATICCHECK) ./...
+	$(GO) tool staticcheck ./...
 
 bench: build ## CPU, memory, latency and stored bytes; beside Prometheus and vmagent where BENCH_PROMETHEUS and BENCH_VMAGENT name their binaries
 	bin/bench run --millrace=bin/millrace

@@ -21,7 +21,7 @@ func tuneGC() {
 }
 
 const (
-	gcRoom  = 12 << 20 // bytes
+	gcRoom  = 16 << 20 // bytes
 	gcLeast = 7        // percent
 	gcMost  = 400      // percent
 	gcSlack = 4 << 20  // least bytes between what a heap at its goal takes and the memory limit

@@ -51,6 +51,11 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	files := checkConfig.Arg("file", "Configuration files.").Required().Strings()
 	versionCommand := app.Command("version", "Print the version.")
 
+	if len(args) == 0 {
+		app.UsageWriter(stderr)
+		app.Usage(nil)
+		return exitUsage
+	}
 	name, err := app.Parse(args)
 	if ended >= 0 {
 		return ended

@@ -130,7 +130,7 @@ func (p *process) load() (*config.Config, error) {
 }
 
 // settleTime is how long after the start the code of the start is not needed any more.
-const settleTime = 15 * time.Second
+const settleTime = 5 * time.Second
 
 // serve brings the process up in order, runs it, and takes it down in the reverse order: services first, the embedded server last.
 func (p *process) serve(ctx context.Context) error {

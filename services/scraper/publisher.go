@@ -35,7 +35,10 @@ type publisher struct {
 	header  frame.Header
 	next    uint64 // samples published to the partition so far
 	known   map[frame.DictID]time.Time
-	started bool
+	started bool // next is known
+
+	storedCount uint64 // next as it was stored last
+	storedAt    time.Time
 
 	waiting atomic.Pointer[string] // on what, for people; nil while all is well
 }
@@ -43,7 +46,7 @@ type publisher struct {
 func newPublisher(svc *Service, partition int) *publisher {
 	return &publisher{
 		svc: svc, partition: partition, log: svc.cfg.Logger.With("partition", partition),
-		mailbox: actor.NewMailbox[*unit](queueLength), known: map[frame.DictID]time.Time{},
+		mailbox: actor.NewMailbox[*unit](queueLength), known: map[frame.DictID]time.Time{}, storedAt: time.Now(),
 	}
 }
 
@@ -60,12 +63,6 @@ func (p *publisher) offer(u *unit) bool {
 
 // Serve publishes until ctx ends, and then what it still holds, for as long as the stream takes it.
 func (p *publisher) Serve(ctx context.Context) error {
-	if !p.started {
-		if err := p.resume(ctx); err != nil {
-			return err
-		}
-		p.started = true
-	}
 	linger := time.NewTimer(p.svc.cfg.Linger)
 	defer linger.Stop()
 	for {
@@ -98,10 +95,39 @@ func (p *publisher) ended(ctx context.Context, err error) error {
 	return err
 }
 
-// resume continues the count of samples where the last batch of the partition leaves it.
+// storeEvery is how often the count of samples is stored beside the stream, for the day when the stream holds none of the partition's batches
+// any more: readers that have missed them can tell how many they were.
+const storeEvery = time.Minute
+
+// storeCount stores the count where it has changed and its time has come.
+func (p *publisher) storeCount(ctx context.Context, every time.Duration) {
+	if p.next == p.storedCount || time.Since(p.storedAt) < every {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	p.storedAt = time.Now()
+	if err := p.svc.cfg.Conn.StoreCount(ctx, p.countKey(), p.next); err != nil {
+		p.log.Debug("Storing the count of samples failed; it is tried again", "err", err)
+		return
+	}
+	p.storedCount = p.next
+}
+
+func (p *publisher) countKey() string { return fmt.Sprintf("published.%d", p.partition) }
+
+// resume continues the count of samples where the last batch of the partition leaves it, or where it was stored last if the stream has
+// none of the partition's batches any more.
 func (p *publisher) resume(ctx context.Context) error {
+	if p.started {
+		return nil
+	}
 	msg, err := p.svc.cfg.Conn.Last(ctx, stream.Frames, p.svc.cfg.Conn.Frames(p.partition))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		if p.next, err = p.svc.cfg.Conn.Count(ctx, p.countKey()); err != nil {
+			return err
+		}
+		p.started = true
 		return nil
 	}
 	if err != nil {
@@ -111,7 +137,7 @@ func (p *publisher) resume(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("last batch of partition %d (message %d): %w", p.partition, msg.Seq, err)
 	}
-	p.next = h.First + uint64(h.Samples)
+	p.next, p.started = h.First+uint64(h.Samples), true
 	return nil
 }
 
@@ -124,6 +150,9 @@ func (p *publisher) take(u *unit) {
 // proceed publishes what is sealed, and then adds the scrape at hand to the batch, which it publishes as it fills. After an error, a further
 // call goes on where this one has ended.
 func (p *publisher) proceed(ctx context.Context) error {
+	if err := p.resume(ctx); err != nil {
+		return err
+	}
 	if err := p.publish(ctx); err != nil || p.unit == nil {
 		return err
 	}
@@ -251,6 +280,7 @@ func (p *publisher) publish(ctx context.Context) error {
 	p.waiting.Store(nil)
 	p.sealed = nil
 	p.settle()
+	p.storeCount(ctx, storeEvery)
 	return nil
 }
 
@@ -289,6 +319,7 @@ func (p *publisher) drain() error {
 		if err := p.publish(ctx); err != nil {
 			return p.lost(err)
 		}
+		p.storeCount(ctx, 0)
 		return nil
 	}
 }

@@ -85,14 +85,19 @@ func (s *sources) forget() {
 			active[t] = true
 		}
 	}
+	s.drop(func(t *scrape.Target) bool { return active[t] }, idleTime)
+}
+
+// drop forgets the sources that no active target stands for and that nobody has used for longer than the given time.
+func (s *sources) drop(active func(*scrape.Target) bool, unused time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	used := map[*source]bool{}
 	for t, src := range s.byTarget {
 		src.mu.Lock()
-		idle := time.Since(src.used) > idleTime
+		idle := time.Since(src.used) > unused
 		src.mu.Unlock()
-		if !active[t] && idle {
+		if !active(t) && idle {
 			delete(s.byTarget, t)
 			continue
 		}

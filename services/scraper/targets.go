@@ -52,7 +52,7 @@ func (w *watcher) Serve(ctx context.Context) error {
 
 	targets := map[uint64]*target.Target{}
 	left, changed := info.NumPending, true // left counts the targets that were there before
-	settled := time.NewTimer(settle)
+	settled, armed := time.NewTimer(settle), true
 	defer settled.Stop()
 	for {
 		select {
@@ -68,6 +68,7 @@ func (w *watcher) Serve(ctx context.Context) error {
 			left -= min(left, 1)
 			changed = true
 		case <-settled.C:
+			armed = false
 			if left > 0 {
 				// Removals end by themselves, perhaps before they came here: the number may be too large.
 				if left, err = w.unread(ctx, oc); err != nil {
@@ -81,8 +82,10 @@ func (w *watcher) Serve(ctx context.Context) error {
 				changed = false
 			}
 		}
-		if changed {
+		// At the beginning, settled waits for silence. Later, no flood of changes holds it back.
+		if changed && (left > 0 || !armed) {
 			settled.Reset(settle)
+			armed = true
 		}
 	}
 }

@@ -60,13 +60,18 @@ type place struct {
 // requests is how many requests a partition builds and sends at a time: one in flight, one being built.
 const requests = 2
 
-// Serve reads frames and sends them until ctx ends. What the endpoint had not taken then is read again by whoever comes next.
-func (p *partition) Serve(ctx context.Context) error {
+// mailbox returns the configuration of the partition's durable mailbox.
+func (p *partition) mailbox() stream.MailboxConfig {
 	cfg := p.ep.svc.cfg
-	mb, err := cfg.Conn.OpenMailbox(ctx, stream.MailboxConfig{
+	return stream.MailboxConfig{
 		Stream: stream.Frames, Filter: cfg.Conn.Frames(p.number), Key: fmt.Sprintf("writer.%s.%d", p.ep.name, p.number), FromEnd: true,
 		ReadAhead: cfg.ReadAhead,
-	})
+	}
+}
+
+// Serve reads frames and sends them until ctx ends. What the endpoint had not taken then is read again by whoever comes next.
+func (p *partition) Serve(ctx context.Context) error {
+	mb, err := p.ep.svc.cfg.Conn.OpenMailbox(ctx, p.mailbox())
 	if err != nil {
 		return err
 	}

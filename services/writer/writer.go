@@ -74,6 +74,12 @@ func (s *Service) ApplyConfig(ctx context.Context, endpoints []Endpoint) error {
 		if err != nil {
 			return err
 		}
+		// From here on the endpoint gets everything, whether or not its actors run already.
+		for _, p := range e.partitions {
+			if err := s.cfg.Conn.MakePosition(ctx, p.mailbox()); err != nil {
+				return fmt.Errorf("endpoint %q: %w", cfg.Name, err)
+			}
+		}
 		next = append(next, &running{endpoint: e})
 	}
 	var errs error
