@@ -209,7 +209,7 @@ func (r *run) run(ctx context.Context) error {
 				if ctx.Err() != nil {
 					return nil
 				}
-				return errors.New("Prometheus's discovery manager has ended")
+				return errors.New("the discovery manager of Prometheus has ended")
 			}
 			r.dispatch(state)
 		case e := <-r.empty.C():

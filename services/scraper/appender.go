@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
@@ -168,10 +169,10 @@ func checkLabels(ls labels.Labels) error {
 		return errors.New("empty label set")
 	}
 	if name, twice := ls.HasDuplicateLabelNames(); twice {
-		return fmt.Errorf("label name %q is not unique (metric: %.50s)", name, ls.Get(labels.MetricName))
+		return fmt.Errorf("label name %q is not unique (metric: %.50s)", name, ls.Get(model.MetricNameLabel))
 	}
 	if n := labelBytes(ls); n > frame.MaxLabelSetBytes {
-		return fmt.Errorf("label set of %d bytes, the most is %d (metric: %.50s)", n, frame.MaxLabelSetBytes, ls.Get(labels.MetricName))
+		return fmt.Errorf("label set of %d bytes, the most is %d (metric: %.50s)", n, frame.MaxLabelSetBytes, ls.Get(model.MetricNameLabel))
 	}
 	return nil
 }

@@ -123,7 +123,8 @@ func (d *delivery) reject(ctx context.Context, lo, hi int, res remotewrite.Resul
 // overloaded or failing, try waits and sends again, for ever.
 func (d *delivery) try(ctx context.Context, body []byte, samples int) (remotewrite.Result, error) {
 	p, ep := d.p, d.p.ep
-	backoff := max(time.Duration(ep.cfg.QueueConfig.MinBackoff), time.Millisecond)
+	first := max(time.Duration(ep.cfg.QueueConfig.MinBackoff), time.Millisecond)
+	backoff := first
 	for attempt := 0; ; attempt++ {
 		start := time.Now()
 		res := ep.client.Send(ctx, ep.protocol, body, attempt)
@@ -160,7 +161,7 @@ func (d *delivery) try(ctx context.Context, body []byte, samples int) (remotewri
 			return res, p.stopping.Err()
 		case <-time.After(pause):
 		case <-again:
-			backoff = time.Duration(ep.cfg.QueueConfig.MinBackoff)
+			backoff = first
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/golang/snappy"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
@@ -80,7 +81,7 @@ func stored(t testing.TB, p *proc, from, to time.Time) map[string][]point {
 	t.Helper()
 	req := prompb.ReadRequest{Queries: []*prompb.Query{{
 		StartTimestampMs: from.UnixMilli(), EndTimestampMs: to.UnixMilli(),
-		Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_RE, Name: labels.MetricName, Value: ".+"}},
+		Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_RE, Name: model.MetricNameLabel, Value: ".+"}},
 	}}}
 	body, err := req.Marshal()
 	if err != nil {

@@ -106,7 +106,6 @@ type option func(*startOptions)
 type startOptions struct {
 	dir   string
 	args  []string
-	env   []string
 	ready bool
 }
 
@@ -116,11 +115,6 @@ func inDir(dir string) option { return func(o *startOptions) { o.dir = dir } }
 // withArgs adds command line arguments.
 func withArgs(args ...string) option {
 	return func(o *startOptions) { o.args = append(o.args, args...) }
-}
-
-// withEnv adds environment variables, as NAME=VALUE.
-func withEnv(env ...string) option {
-	return func(o *startOptions) { o.env = append(o.env, env...) }
 }
 
 // withoutWaiting returns from the start at once instead of waiting for /-/ready.
@@ -178,7 +172,6 @@ func startProc(t testing.TB, name, binary, config string, args func(dir, address
 		address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 		p := &proc{t: t, name: name, URL: "http://" + address, Dir: o.dir, done: make(chan struct{})}
 		p.cmd = exec.Command(binary, append(args(o.dir, address), o.args...)...)
-		p.cmd.Env = append(os.Environ(), o.env...)
 		p.start()
 		if !o.ready {
 			return p

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/millrace/millrace/bench/numbered"
@@ -225,7 +226,7 @@ func refuseOne(t *testing.T, e *endpoint) string {
 }
 
 func isRefusedOne(ls labels.Labels) bool {
-	return ls.Get(labels.MetricName) == numbered.ScrapeMetric && ls.Get(numbered.TargetLabel) == "t3"
+	return ls.Get(model.MetricNameLabel) == numbered.ScrapeMetric && ls.Get(numbered.TargetLabel) == "t3"
 }
 
 func refusedSamplesAreKept(t *testing.T, more string, refuse func(*testing.T, *endpoint) string, is func(labels.Labels) bool, answer string) {

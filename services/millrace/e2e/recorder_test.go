@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/golang/snappy"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/prompb"
 	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
@@ -141,7 +142,7 @@ func (r *recorder) noteV2(body []byte) (map[string]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.learn(ls.Get(labels.MetricName), familyMetadata{string(m.Type), m.Help, m.Unit})
+		r.learn(ls.Get(model.MetricNameLabel), familyMetadata{string(m.Type), m.Help, m.Unit})
 		samples, histograms, exemplars = samples+len(ts.Samples), histograms+len(ts.Histograms), exemplars+len(ts.Exemplars)
 	}
 	return map[string]string{"Samples": strconv.Itoa(samples), "Histograms": strconv.Itoa(histograms), "Exemplars": strconv.Itoa(exemplars)}, nil
@@ -162,7 +163,7 @@ func (r *recorder) got(name string) []string {
 	defer r.mu.Unlock()
 	var list []string
 	for text, ls := range r.series {
-		if name == "" || ls.Get(labels.MetricName) == name {
+		if name == "" || ls.Get(model.MetricNameLabel) == name {
 			list = append(list, text)
 		}
 	}
