@@ -24,7 +24,7 @@ const (
 	gcRoom  = 16 << 20 // bytes
 	gcLeast = 7        // percent
 	gcMost  = 400      // percent
-	gcSlack = 4 << 20  // least bytes between what a heap at its goal takes and the memory limit
+	gcSlack = 8 << 20  // least bytes between what a heap at its goal takes and the memory limit
 )
 
 // afterGC is garbage from the beginning, so that its finalizer runs after the next collection.

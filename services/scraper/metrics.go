@@ -26,7 +26,7 @@ func newMetrics(s *Service, reg prometheus.Registerer) *metrics {
 		batches:        counter("batches_published_total", "Batches that the stream has acknowledged."),
 		batchBytes:     counter("batch_bytes_total", "Bytes of the batches that the stream has acknowledged."),
 		retries:        counter("publish_retries_total", "Failed tries to publish."),
-		droppedScrapes: counter("dropped_scrapes_total", "Whole scrapes dropped because the stream did not take frames and memory for waiting ones was full."),
+		droppedScrapes: counter("dropped_scrapes_total", "Whole scrapes dropped because the stream did not take frames and memory for waiting ones was full, or frames because no message holds them."),
 		droppedSamples: counter("dropped_samples_total", "Samples of dropped scrapes."),
 	}
 }

@@ -48,7 +48,8 @@ type partition struct {
 	waiting atomic.Pointer[string]
 	reading atomic.Int64  // time of the oldest frame that is read and not yet handed to the sending side, in milliseconds; 0 for none
 	sending atomic.Int64  // time of the oldest frame of the request in flight, likewise
-	behind  atomic.Uint64 // messages behind the one that is being handled
+	behind  atomic.Uint64 // messages behind the last one that is read
+	unsent  atomic.Int64  // messages that are read, and whose samples are not all accepted
 }
 
 // place is the last frame of a source that was taken.
@@ -78,6 +79,7 @@ func (p *partition) Serve(ctx context.Context) error {
 	p.mb = mb
 	p.joined, p.seen, p.gone = map[frame.DictID]joined{}, map[uint64]place{}, map[frame.DictID]time.Time{}
 	p.lastBlock, p.current = nil, nil
+	p.unsent.Store(0)
 	p.free, p.out = make(chan *remotewrite.Request, requests), make(chan *parcel)
 	for range requests {
 		p.free <- remotewrite.NewRequest(p.ep.protocol)
@@ -117,6 +119,7 @@ func (p *partition) Serve(ctx context.Context) error {
 	p.reading.Store(0)
 	p.sending.Store(0)
 	p.behind.Store(0)
+	p.unsent.Store(0)
 	if cause := context.Cause(work); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -209,6 +212,7 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 	}
 	p.buf = batch.Buffer()
 	p.reading.Store(batch.MinTime)
+	p.unsent.Add(1)
 	if p.marked && batch.First > p.readMark {
 		p.ep.lost(batch.First-p.readMark, "the stream's retention passed before the endpoint took them", p.number)
 	}
@@ -237,6 +241,7 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 		}
 	}
 	p.current.seq, p.current.mark = msg.Seq, p.readMark
+	p.current.messages++
 	return nil
 }
 
@@ -426,6 +431,7 @@ func (p *partition) ship(ctx context.Context) error {
 			}
 			if x.seq != 0 {
 				p.mb.Handled(x.seq, x.mark)
+				p.unsent.Add(-x.messages)
 			}
 			p.sending.Store(0)
 			p.free <- x.req
@@ -461,11 +467,7 @@ func (p *partition) oldest() int64 {
 
 // unhandled returns how many messages the endpoint has not got all of.
 func (p *partition) unhandled() uint64 {
-	n := p.behind.Load()
-	if p.oldest() != 0 {
-		n++
-	}
-	return n
+	return p.behind.Load() + uint64(max(p.unsent.Load(), 0))
 }
 
 func (p *partition) setWaiting(reason string) {

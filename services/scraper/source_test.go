@@ -1,0 +1,217 @@
+package scraper
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/storage"
+
+	"github.com/millrace/millrace/pkg/frame"
+)
+
+func TestCompactionFollowsChurn(t *testing.T) {
+	r := newRig(t)
+	target := newTarget("a:1")
+	src := r.sources.of(target)
+	refs := map[string]storage.SeriesRef{}
+	generations := map[uint64]bool{}
+	for round := range 60 {
+		a := r.appender(target)
+		at := int64(1000 * (round + 1))
+		var want []sample
+		for i := range 100 {
+			n := numbered("lasting", i)
+			refs[n] = r.add(a, refs[n], n, at, float64(i))
+			want = append(want, float(n, at, float64(i)))
+		}
+		// A tenth is new each time; that of the last time is gone.
+		for i := range 10 {
+			n := numbered(fmt.Sprint("passing_", round), i)
+			refs[n] = r.add(a, 0, n, at, 1)
+			want = append(want, float(n, at, 1))
+			if gone := numbered(fmt.Sprint("passing_", round-1), i); round > 0 {
+				r.add(a, refs[gone], gone, at, staleNaN)
+				delete(refs, gone)
+				want = append(want, float(gone, at, staleNaN))
+			}
+		}
+		// "The same again" keeps a series too.
+		if round == 0 {
+			refs["same"] = r.add(a, 0, "same", 500, 1)
+			want = append(want, float("same", 500, 1))
+		} else {
+			refs["same"] = r.add(a, refs["same"], "same", 500, 1)
+		}
+		r.add(a, 0, "up", at, 1)
+		want = append(want, float("up", at, 1))
+		got := r.commit(a)
+		bySeries := func(a, b sample) int { return strings.Compare(a.Series, b.Series) }
+		slices.SortFunc(got, bySeries)
+		slices.SortFunc(want, bySeries)
+		r.compare(fmt.Sprint("round ", round), got, want...)
+		generations[src.generation] = true
+		if len(src.series) > 2*131+compactSeries || len(src.dicts) > compactDicts+4 {
+			t.Fatalf("round %d: %d series, %d dictionaries", round, len(src.series), len(src.dicts))
+		}
+	}
+	if len(generations) < 3 {
+		t.Errorf("%d compactions in 60 scrapes with new series", len(generations)-1)
+	}
+}
+
+func TestMetadataOfSeriesThatAreGoneIsForgotten(t *testing.T) {
+	r := newRig(t)
+	target := newTarget("a:1")
+	src := r.sources.of(target)
+	for round := range 200 {
+		a := r.appender(target)
+		_, err := a.Append(0, name("x"), 0, int64(round+1), 1, nil, nil, storage.AOptions{MetricFamilyName: "x", Metadata: metadata.Metadata{Help: fmt.Sprint("at ", round)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.commit(a)
+	}
+	if len(src.families) > 50 || len(src.series) > 50 {
+		t.Errorf("%d families and %d series are kept of one that changes", len(src.families), len(src.series))
+	}
+}
+
+func TestAFailedScrapeForgetsNothing(t *testing.T) {
+	r := newRig(t)
+	target := newTarget("a:1")
+	src := r.sources.of(target)
+	var refs []storage.SeriesRef
+	a := r.appender(target)
+	for i := range 3000 {
+		refs = append(refs, r.add(a, 0, numbered("x", i), 1000, 1))
+	}
+	r.commit(a)
+	generation := src.generation
+	a = r.appender(target)
+	for i := range refs {
+		r.add(a, refs[i], "", 2000, staleNaN)
+	}
+	r.add(a, 0, "up", 2000, 0)
+	r.commit(a)
+	if src.generation != generation || len(src.series) != 3001 {
+		t.Errorf("one failed scrape left %d series", len(src.series))
+	}
+	for i := range int64(200) {
+		a = r.appender(target)
+		r.add(a, 0, "up", 3000+i, 0)
+		r.commit(a)
+	}
+	if len(src.series) > 1 {
+		t.Errorf("a target that is down for long keeps %d series", len(src.series))
+	}
+}
+
+func TestABigSourceHasSeveralDictionaries(t *testing.T) {
+	r := newRig(t)
+	target := newTarget("a:1")
+	src := r.sources.of(target)
+	const n = 20_000
+	var refs []storage.SeriesRef
+	for round, step := range []int{1, 1, 3, 5000} { // all, again, every third, hardly any
+		a := r.appender(target)
+		at := int64(1000 * (round + 1))
+		var want []sample
+		for i := 0; i < n; i += step {
+			if len(refs) <= i {
+				refs = append(refs, 0)
+			}
+			refs[i] = r.add(a, refs[i], numbered("x", i), at, float64(i))
+			want = append(want, float(numbered("x", i), at, float64(i)))
+		}
+		if err := a.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		u := r.unitOf(src)
+		frames, dicts := u.decode(t)
+		r.compare(fmt.Sprint("round ", round), samples(t, frames, dicts), want...)
+		for _, d := range src.dicts {
+			if d.n > frame.MaxSeries || len(d.msg) > frame.MaxDictBytes {
+				t.Errorf("a dictionary has %d series in %d bytes", d.n, len(d.msg))
+			}
+		}
+		if round == 0 && len(u.dicts) < 3 {
+			t.Errorf("%d dictionaries for %d series", len(u.dicts), n)
+		}
+	}
+}
+
+func TestDictionariesOfLabelsThatDoNotRecurFitIntoMessages(t *testing.T) {
+	r := newRig(t)
+	a := r.appender(newTarget("a:1"))
+	src := a.src
+	const n = 2500
+	random := uint64(1)
+	for i := range n {
+		var b strings.Builder
+		for b.Len() < 800 {
+			random = random*6364136223846793005 + 1442695040888963407
+			fmt.Fprintf(&b, "%016x", random)
+		}
+		ls := labels.FromStrings("__name__", "x", "i", fmt.Sprint(i), "long", b.String())
+		opts := storage.AOptions{MetricFamilyName: fmt.Sprint("x", i), Metadata: metadata.Metadata{Help: b.String()}}
+		if _, err := a.Append(0, ls, 0, 1000, 1, nil, nil, opts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	series := 0
+	for _, d := range src.dicts {
+		if len(d.msg) > frame.MaxDictBytes {
+			t.Errorf("a dictionary of %d series has %d bytes", d.n, len(d.msg))
+		}
+		series += d.n
+	}
+	if series != n {
+		t.Errorf("the dictionaries have %d series, want %d", series, n)
+	}
+	if u := r.unitOf(src); u.samples != n {
+		t.Errorf("%d samples", u.samples)
+	}
+}
+
+func TestForgottenSourcesNumberTheirFramesOn(t *testing.T) {
+	r := newRig(t)
+	target := newTarget("a:1")
+	seq := func() uint64 {
+		a := r.appender(target)
+		src := a.src
+		r.add(a, 0, "x", time.Now().UnixMilli()+int64(src.seq), 1)
+		if err := a.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		frames, _ := r.unitOf(src).decode(t)
+		return frames[0].Seq
+	}
+	var last uint64
+	for range 3 {
+		last = seq()
+	}
+	r.sources.drop(func(*scrape.Target) bool { return false }, 0)
+	if n, _ := r.sources.counts(); n != 0 {
+		t.Fatalf("%d sources are kept", n)
+	}
+	if got := seq(); got <= last {
+		t.Errorf("after the source was forgotten, its frame has the number %d, before %d: writers would drop it", got, last)
+	}
+	r.sources.drop(func(*scrape.Target) bool { return true }, 0)
+	if n, _ := r.sources.counts(); n != 1 {
+		t.Error("the source of an active target was forgotten")
+	}
+	r.sources.drop(func(*scrape.Target) bool { return false }, idleTime)
+	if n, _ := r.sources.counts(); n != 1 {
+		t.Error("a source that was just used was forgotten")
+	}
+}
