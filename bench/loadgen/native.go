@@ -25,7 +25,7 @@ type native struct {
 func newNative(series int) *native { return &native{count: series} }
 
 func (s *native) body(t *target, n uint64, request http.Header, encoding string) (body, error) {
-	format := expfmt.NegotiateAccept(request, expfmt.FmtProtoDelim, expfmt.FmtText)
+	format := expfmt.NegotiateAccept(request, expfmt.NewFormat(expfmt.TypeProtoDelim), expfmt.NewFormat(expfmt.TypeTextPlain))
 	var out bytes.Buffer
 	encoder := expfmt.NewEncoder(&out, format)
 	families, err := s.families(t, n)

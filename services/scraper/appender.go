@@ -38,6 +38,7 @@ func (a *appendable) AppenderV2(ctx context.Context) storage.AppenderV2 {
 		app = &appender{owner: a}
 	}
 	app.src = a.svc.sources.of(t)
+	app.store, _ = scrape.MetricMetadataStoreFromContext(ctx)
 	return app
 }
 
@@ -46,9 +47,11 @@ func (a *appendable) AppenderV2(ctx context.Context) storage.AppenderV2 {
 type appender struct {
 	owner *appendable
 	src   *source
-	gen   uint64 // the source's generation when the first sample came
-	moves uint64 // how often series had moved by then, and in this scrape
-	base  uint64 // how many scrapes the source had by then
+	store scrape.MetricMetadataStore // what the target exposes as metadata
+	again bool                       // metadata of known series is looked up in this scrape
+	gen   uint64                     // the source's generation when the first sample came
+	moves uint64                     // how often series had moved by then, and in this scrape
+	base  uint64                     // how many scrapes the source had by then
 
 	live   bitmap // series that the target exposes, also where the sample is none to take
 	floats bitmap // series whose first sample in this scrape is a float
@@ -99,10 +102,14 @@ func (a *appender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, 
 	defer s.mu.Unlock()
 	if a.n == 0 {
 		a.gen, a.moves, a.base = s.generation, s.moves, s.commits
+		a.again = s.commits%metadataEvery == 0
 	} else if err := a.disturbed(); err != nil {
 		return 0, err
 	}
 	i, ok := s.lookup(ref, ls)
+	if (!ok || a.again) && a.store != nil && opts.MetricFamilyName == "" {
+		a.describe(ls, &opts)
+	}
 	if !ok {
 		ls = ls.WithoutEmpty()
 		if err := checkLabels(ls); err != nil {
@@ -390,7 +397,7 @@ func (a *appender) commitState() {
 
 // release empties the appender and gives it back.
 func (a *appender) release() {
-	a.src = nil
+	a.src, a.store = nil, nil
 	a.live.reset()
 	a.floats.reset()
 	a.histos.reset()

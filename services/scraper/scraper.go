@@ -163,7 +163,7 @@ func (s *Service) Serve(ctx context.Context) error {
 
 func (s *Service) startManager() (*scrape.Manager, error) {
 	manager, err := scrape.NewManager(&scrape.Options{
-		PassMetadataInContext: true, AppendMetadata: true, ParseST: s.cfg.StartTimestamps, EnableZstdScrape: true,
+		PassMetadataInContext: true, ParseST: s.cfg.StartTimestamps, EnableZstdScrape: true,
 		DiscoveryReloadInterval: model.Duration(100 * time.Millisecond), DiscoveryReloadOnStartup: true,
 	}, s.cfg.Logger, logging.NewJSONFileLogger, nil, &appendable{svc: s}, s.cfg.Registerer)
 	if err != nil {
