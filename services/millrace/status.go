@@ -125,7 +125,7 @@ func (p *process) status(ctx context.Context) web.Status {
 	if p.writer != nil {
 		for _, e := range p.writer.Status() {
 			w := web.EndpointStatus{
-				Name: e.Name, URL: e.URL, Protocol: e.Protocol, State: web.StateSending, StateDetail: e.Waiting,
+				Name: e.Name, URL: e.URL, Protocol: "remote_write " + e.Protocol, State: web.StateSending, StateDetail: e.Waiting,
 				SentSamples: uint64(e.Sent), RejectedSamples: uint64(e.Rejected), RetriedSamples: uint64(e.Retried),
 				LagSeconds: e.Lag.Seconds(), LagMessages: e.Messages, OldestUnsent: e.Oldest, LastError: e.LastError, LastErrorTime: e.LastErrorAt,
 			}

@@ -122,22 +122,28 @@ func (p *publisher) resume(ctx context.Context) error {
 	if p.started {
 		return nil
 	}
+	count, err := p.svc.cfg.Conn.Count(ctx, p.countKey())
+	if err != nil {
+		return err
+	}
 	msg, err := p.svc.cfg.Conn.Last(ctx, stream.Frames, p.svc.cfg.Conn.Frames(p.partition))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		if p.next, err = p.svc.cfg.Conn.Count(ctx, p.countKey()); err != nil {
-			return err
-		}
-		p.started = true
+		p.next, p.started = count, true
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	h, err := frame.ReadHeader(msg.Data)
+	if errors.Is(err, frame.ErrCorrupt) {
+		p.log.Error("The last batch of the partition cannot be read; counting goes on where the count was stored last", "seq", msg.Seq, "err", err)
+		p.next, p.started = count, true
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("last batch of partition %d (message %d): %w", p.partition, msg.Seq, err)
 	}
-	p.next, p.started = h.First+uint64(h.Samples), true
+	p.next, p.started = max(count, h.First+uint64(h.Samples)), true
 	return nil
 }
 

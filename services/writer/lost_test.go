@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
 )
@@ -108,5 +109,46 @@ func TestSamplesThatRetentionHasTakenAreCountedAsLost(t *testing.T) {
 				t.Errorf("%v samples are counted as lost and %d arrived, of %d", lost, arrived, 10*(more+1))
 			}
 		})
+	}
+}
+
+func TestMessagesThatCannotBeReadArePassedOverAndCounted(t *testing.T) {
+	r, e := newRig(t), newRecorder(t)
+	cfg := e.endpoint("prod")
+	s := r.start([]Endpoint{cfg})
+	d := r.named("x", 1)
+	r.announce(0, d, cfg)
+	r.send(0, r.floats(d, 1000, 1))
+	r.publish(r.conn.Frames(0), []byte("\x01\x01nonsense"))
+	// A batch whose frames are cut off, with its header.
+	var w frame.BatchWriter
+	var enc frame.Encoder
+	f := r.floats(d, 1001, 1)
+	w.Add(enc.Encode(nil, f), f.Time, f.Samples())
+	broken := w.Seal(r.next[0])
+	r.next[0]++
+	r.publish(r.conn.Frames(0), broken[:len(broken)-4])
+	r.send(0, r.floats(d, 1002, 1))
+	got := e.wait(2)
+	if len(got) != 2 || got[0].T != 1000 || got[1].T != 1002 {
+		t.Errorf("arrived: %v", got)
+	}
+	eventually(t, "the count", func() bool { return s.value(t, "millrace_writer_lost_samples_total", "prod") == 1 })
+	if log := s.log.String(); !strings.Contains(log, "cannot be read") {
+		t.Errorf("the log does not say so:\n%s", log)
+	}
+}
+
+func TestMessagesOfANewerVersionWait(t *testing.T) {
+	r, e := newRig(t), newRecorder(t)
+	cfg := e.endpoint("prod")
+	s := r.start([]Endpoint{cfg})
+	d := r.named("x", 1)
+	r.announce(0, d, cfg)
+	r.publish(r.conn.Frames(0), []byte{99, 1, 2, 3})
+	r.send(0, r.floats(d, 1000, 1))
+	eventually(t, "a word about it", func() bool { return strings.Contains(s.log.String(), "version 99") })
+	if got := e.points(); len(got) != 0 {
+		t.Errorf("it has passed over the message: %v", got)
 	}
 }

@@ -145,6 +145,9 @@ func (p *partition) mark(ctx context.Context) error {
 		return err
 	}
 	h, err := frame.ReadHeader(msg.Data)
+	if errors.Is(err, frame.ErrCorrupt) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
 	}
@@ -207,6 +210,9 @@ func (p *partition) next(ctx context.Context) (msg stream.Message, late bool, er
 // message adds the frames of one message to requests.
 func (p *partition) message(ctx context.Context, msg stream.Message) error {
 	batch, err := frame.OpenBatch(msg.Data, p.buf)
+	if errors.Is(err, frame.ErrCorrupt) {
+		return p.skip(ctx, msg, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -214,16 +220,23 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 	p.reading.Store(batch.MinTime)
 	p.unsent.Add(1)
 	if p.marked && batch.First > p.readMark {
-		p.ep.lost(batch.First-p.readMark, "the stream's retention passed before the endpoint took them", p.number)
+		p.ep.lost(batch.First-p.readMark, "the stream's retention passed before the endpoint took them, or their message cannot be read", p.number)
 	}
+	read := 0
+	var damage error
 	for {
 		ok, err := batch.Next(&p.frame)
+		if errors.Is(err, frame.ErrCorrupt) {
+			damage = err
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		if !ok {
 			break
 		}
+		read += p.frame.Samples()
 		if !p.fresh(&p.frame) {
 			continue
 		}
@@ -233,9 +246,26 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 			}
 		}
 	}
+	if damage != nil {
+		p.ep.lost(uint64(max(batch.Samples-read, 0)), fmt.Sprintf("frames in message %d cannot be read: %v", msg.Seq, damage), p.number)
+	}
 	p.readMark, p.marked = batch.First+uint64(batch.Samples), true
+	return p.ended(ctx, msg)
+}
+
+// skip passes over a message that cannot be read: what stands behind it must not wait for ever. It stays in the stream for whoever wants
+// to look at it. A message of a newer version is another matter: it waits for an upgrade.
+func (p *partition) skip(ctx context.Context, msg stream.Message, cause error) error {
+	p.unsent.Add(1)
+	// How many samples it held is told by the next message's count; its own header may be wrong as well.
+	p.ep.lost(0, fmt.Sprintf("message %d cannot be read: %v", msg.Seq, cause), p.number)
+	return p.ended(ctx, msg)
+}
+
+// ended notes the position behind a message in the current request. Where everything went out in earlier requests, or there was nothing to
+// send, the position moves with an empty parcel behind them.
+func (p *partition) ended(ctx context.Context, msg stream.Message) error {
 	if p.current == nil {
-		// Everything went out in earlier requests, or there was nothing to send: the position moves with an empty parcel behind them.
 		if err := p.begin(ctx); err != nil {
 			return err
 		}
