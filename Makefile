@@ -9,9 +9,7 @@ TAGS    ?=
 
 # Each fuzz target runs for FUZZTIME.
 FUZZTIME ?= 10s
-# Packages and flags of `make test`.
-TESTPKGS  ?= ./...
-TESTFLAGS ?= -race -timeout=40m
+TESTTIME ?= 40m
 
 .PHONY: all build run test lint bench fuzz clean
 
@@ -24,8 +22,9 @@ build: ## bin/millrace and bin/bench
 run: build ## scrape Millrace itself and a demo target, and write to a receiver that checks every sample
 	@deploy/quickstart/run bin
 
-test: ## all tests, with the race detector
-	$(GO) test $(TESTFLAGS) -tags '$(TAGS)' $(TESTPKGS)
+test: ## all tests; the race detector is in the packages' tests, and in the millrace that the end-to-end tests run
+	$(GO) test -race -timeout=$(TESTTIME) $$($(GO) list ./... | grep -v /e2e)
+	MILLRACE_TEST_RACE=1 $(GO) test -timeout=$(TESTTIME) ./services/millrace/e2e
 
 lint: ## formatting, vet, staticcheck
 	@test -z "$$(gofmt -l bench pkg services)" || { echo "not gofmt'ed:"; gofmt -l bench pkg services; exit 1; }

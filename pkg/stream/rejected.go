@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -44,9 +45,77 @@ func ReadRejection(msg []byte) (*Rejection, error) {
 	if len(msg) == 0 || msg[0] != rejectionVersion {
 		return nil, fmt.Errorf("%w: it does not begin with version %d", ErrRejection, rejectionVersion)
 	}
-	var r Rejection
-	if err := msgpack.Unmarshal(msg[1:], &r); err != nil {
+	in := bytes.NewReader(msg[1:])
+	d := rejectionDecoder{in: in, dec: msgpack.NewDecoder(in)}
+	r, err := d.rejection()
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRejection, err)
 	}
-	return &r, nil
+	return r, nil
+}
+
+// rejectionDecoder reads field by field, so that a length which is a lie is found out before memory is taken for it.
+type rejectionDecoder struct {
+	in  *bytes.Reader
+	dec *msgpack.Decoder
+}
+
+func (d *rejectionDecoder) rejection() (*Rejection, error) {
+	n, err := d.dec.DecodeMapLen()
+	if err != nil {
+		return nil, err
+	}
+	if n < 0 || n > 7 {
+		return nil, fmt.Errorf("%d fields", n)
+	}
+	r := &Rejection{}
+	for range n {
+		key, err := d.bytes()
+		if err != nil {
+			return nil, err
+		}
+		switch string(key) {
+		case "endpoint":
+			err = d.text(&r.Endpoint)
+		case "answer":
+			err = d.text(&r.Answer)
+		case "protocol":
+			r.Protocol, err = d.dec.DecodeInt()
+		case "status":
+			r.Status, err = d.dec.DecodeInt()
+		case "time":
+			r.Time, err = d.dec.DecodeInt64()
+		case "samples":
+			r.Samples, err = d.dec.DecodeInt()
+		case "body":
+			r.Body, err = d.bytes()
+		default:
+			err = errors.New("unknown field")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("field %.20q: %w", key, err)
+		}
+	}
+	if d.in.Len() > 0 {
+		return nil, fmt.Errorf("%d bytes follow", d.in.Len())
+	}
+	return r, nil
+}
+
+func (d *rejectionDecoder) text(s *string) error {
+	b, err := d.bytes()
+	*s = string(b)
+	return err
+}
+
+func (d *rejectionDecoder) bytes() ([]byte, error) {
+	n, err := d.dec.DecodeBytesLen()
+	if err != nil || n < 0 {
+		return nil, err
+	}
+	if n > d.in.Len() {
+		return nil, fmt.Errorf("%d bytes where %d are left", n, d.in.Len())
+	}
+	b := make([]byte, n)
+	return b, d.dec.ReadFull(b)
 }

@@ -204,7 +204,7 @@ func badTargets(t *testing.T, limit int64, bad []badTarget) {
 		})
 	}
 	add("good", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "good_scrapes_total %d\n", good.Add(1)) })
-	p := startMillrace(t, "global: {scrape_interval: 3s, scrape_timeout: 3s}\nscrape_configs:\n"+jobs.String()+"remote_write:\n"+remoteWrite("main", rec.URL))
+	p := startMillrace(t, "global: {scrape_interval: 3s, scrape_timeout: 3s}\nscrape_configs:\n"+jobs.String()+"remote_write:\n"+remoteWrite("main", rec.URL), asShipped())
 	stop := p.watchRSS()
 	eventually(t, 120*time.Second, "three scrapes of each target", func() error {
 		for i := range bad {

@@ -249,7 +249,7 @@ func TestEndpointEqualsDirectScrape(t *testing.T) {
 	c.setDiscovery(t, 1)
 
 	interval := "2s"
-	if raceDetector {
+	if raceBuild {
 		interval = "5s" // a scrape that takes too long spoils the comparison
 	}
 	global := fmt.Sprintf("global: {scrape_interval: %[1]s, scrape_timeout: %[1]s, extra_scrape_metrics: true}\n", interval)

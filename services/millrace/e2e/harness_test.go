@@ -35,6 +35,10 @@ const (
 	prometheusPackage = "github.com/prometheus/prometheus/cmd/prometheus"
 )
 
+// raceBuild says whether millrace is built with the race detector: where the tests run with it, and where MILLRACE_TEST_RACE=1 asks for it. The latter
+// leaves the tests' own receivers fast enough for the load.
+var raceBuild = raceDetector || os.Getenv("MILLRACE_TEST_RACE") == "1"
+
 // binDir is where the binaries of this run are built.
 var binDir string
 
@@ -56,10 +60,9 @@ func TestMain(m *testing.M) {
 }
 
 // build returns the path of a command's binary, which it builds when it is asked for the first time.
-func build(t testing.TB, pkg string) string {
+func build(t testing.TB, binary func() (string, error)) string {
 	t.Helper()
-	b := map[string]func() (string, error){millracePackage: millraceBinary, prometheusPackage: prometheusBinary}[pkg]
-	path, err := b()
+	path, err := binary()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,17 +70,18 @@ func build(t testing.TB, pkg string) string {
 }
 
 var (
-	millraceBinary   = sync.OnceValues(func() (string, error) { return goBuild(millracePackage) })
-	prometheusBinary = sync.OnceValues(func() (string, error) { return goBuild(prometheusPackage) })
+	millraceBinary   = sync.OnceValues(func() (string, error) { return goBuild(millracePackage, "millrace", raceBuild) })
+	shippedBinary    = sync.OnceValues(func() (string, error) { return goBuild(millracePackage, "millrace-as-shipped", false) })
+	prometheusBinary = sync.OnceValues(func() (string, error) { return goBuild(prometheusPackage, "prometheus", false) })
 )
 
-func goBuild(pkg string) (string, error) {
-	path, err := filepath.Abs(filepath.Join(binDir, filepath.Base(pkg)))
+func goBuild(pkg, name string, race bool) (string, error) {
+	path, err := filepath.Abs(filepath.Join(binDir, name))
 	if err != nil {
 		return "", fmt.Errorf("building %s: %w", pkg, err)
 	}
 	args := []string{"build", "-o", path}
-	if raceDetector && pkg == millracePackage {
+	if race {
 		args = append(args, "-race")
 	}
 	if out, err := exec.Command("go", append(args, pkg)...).CombinedOutput(); err != nil {
@@ -104,10 +108,15 @@ type proc struct {
 type option func(*startOptions)
 
 type startOptions struct {
-	dir   string
-	args  []string
-	ready bool
+	dir     string
+	args    []string
+	ready   bool
+	shipped bool
 }
+
+// asShipped runs millrace without the race detector also where the tests run with it: for tests of its memory, or of more load than the detector
+// bears.
+func asShipped() option { return func(o *startOptions) { o.shipped = true } }
 
 // inDir gives the process a folder, so that it finds there what an earlier one left. Default: a new one.
 func inDir(dir string) option { return func(o *startOptions) { o.dir = dir } }
@@ -123,7 +132,15 @@ func withoutWaiting() option { return func(o *startOptions) { o.ready = false } 
 // startMillrace runs `millrace run` with a configuration until the test ends.
 func startMillrace(t testing.TB, config string, opts ...option) *proc {
 	t.Helper()
-	return startProc(t, "millrace", build(t, millracePackage), config, func(dir, address string) []string {
+	var o startOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	binary := millraceBinary
+	if o.shipped {
+		binary = shippedBinary
+	}
+	return startProc(t, "millrace", build(t, binary), config, func(dir, address string) []string {
 		return []string{"run", "--config.file=" + configFile(dir, "millrace"), "--storage.path=" + filepath.Join(dir, "data"), "--web.listen-address=" + address}
 	}, opts)
 }
@@ -131,7 +148,7 @@ func startMillrace(t testing.TB, config string, opts ...option) *proc {
 // startPrometheus runs Prometheus with a configuration until the test ends. It takes remote_write, and keeps exemplars.
 func startPrometheus(t testing.TB, config string, opts ...option) *proc {
 	t.Helper()
-	return startProc(t, "prometheus", build(t, prometheusPackage), config, func(dir, address string) []string {
+	return startProc(t, "prometheus", build(t, prometheusBinary), config, func(dir, address string) []string {
 		return []string{
 			"--config.file=" + configFile(dir, "prometheus"), "--storage.tsdb.path=" + filepath.Join(dir, "tsdb"), "--web.listen-address=" + address,
 			"--web.enable-remote-write-receiver", "--web.enable-lifecycle", "--enable-feature=exemplar-storage,metadata-wal-records",
@@ -144,7 +161,7 @@ func runMillrace(t testing.TB, args ...string) (stdout, stderr string, code int)
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, build(t, millracePackage), args...)
+	cmd := exec.CommandContext(ctx, build(t, millraceBinary), args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()

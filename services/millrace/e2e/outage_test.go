@@ -304,7 +304,7 @@ func streamAtItsLimit(t *testing.T, fromTheStart, restart bool) {
 	}
 	other := newEndpoint(t) // takes all of it: its loss is none
 	config := r.config("  streams: {frames: {max_bytes: 1MiB}}\n", remoteWrite("main", e.URL), remoteWrite("other", other.URL))
-	p := startMillrace(t, config, inDir(r.dir))
+	p := startMillrace(t, config, inDir(r.dir), asShipped())
 	r.arrived(other, 30*time.Second)
 	if !fromTheStart {
 		r.arrived(e, 30*time.Second)
@@ -327,7 +327,7 @@ func streamAtItsLimit(t *testing.T, fromTheStart, restart bool) {
 			t.Errorf("exit code %d", code)
 		}
 		cut = append(cut, window{stopped.Add(-scrapeTime), time.Now()})
-		p = startMillrace(t, config, inDir(r.dir))
+		p = startMillrace(t, config, inDir(r.dir), asShipped())
 	}
 	e.control(t, receiver.Control{Mode: receiver.OK})
 	r.arrived(e, 60*time.Second)

@@ -2,5 +2,5 @@
 
 package e2e_test
 
-// raceDetector says whether millrace is built with it too.
+// raceDetector says whether the tests run with it.
 const raceDetector = true
