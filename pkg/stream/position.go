@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -47,7 +48,9 @@ func decodePosition(b []byte) (p storedPosition, err error) {
 	if len(b) == 0 || b[0] != positionVersion {
 		return p, fmt.Errorf("entry %.100x is not of version %d; it was written by a newer Millrace: upgrade this one", b, positionVersion)
 	}
-	if err := msgpack.Unmarshal(b[1:], &p); err != nil {
+	dec := msgpack.NewDecoder(bytes.NewReader(b[1:]))
+	dec.DisallowUnknownFields(true) // to pass over one, the decoder would take what memory its length claims
+	if err := dec.Decode(&p); err != nil {
 		return storedPosition{}, fmt.Errorf("entry %.100x: %w", b, err)
 	}
 	return p, nil
