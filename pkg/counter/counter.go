@@ -1,4 +1,3 @@
-// Package counter reads Prometheus counters of this process back, for pages that show what the metrics count.
 package counter
 
 import (

@@ -75,9 +75,9 @@ func (c *Conn) Last(ctx context.Context, stream, subject string) (Message, error
 
 // Next returns the oldest message of a subject whose sequence number is at least seq, or [jetstream.ErrMsgNotFound].
 func (c *Conn) Next(ctx context.Context, stream, subject string, seq uint64) (Message, error) {
-	s, err := c.JS.Stream(ctx, c.Stream(stream))
+	s, err := c.handle(ctx, stream)
 	if err != nil {
-		return Message{}, fmt.Errorf("looking up the stream %s: %w", c.Stream(stream), err)
+		return Message{}, err
 	}
 	raw, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
 	if err != nil {
