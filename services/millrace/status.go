@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -11,7 +10,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/millrace/millrace/pkg/web"
-	"github.com/millrace/millrace/services/scraper"
 )
 
 // startWeb opens the web address.
@@ -55,23 +53,18 @@ func (p *process) targets(context.Context) ([]web.Target, []web.DroppedTarget, m
 		params[c.JobName] = c.Params
 	}
 	if p.scraper != nil {
-		discovered := p.scraper.Discovered()
 		b := labels.NewBuilder(labels.EmptyLabels())
-		for job, list := range p.scraper.Targets() {
-			for _, t := range list {
-				w := web.Target{
-					Labels: t.Labels(b), ScrapePool: job, ScrapeURL: t.URL().String(), LastScrape: t.LastScrape(),
-					LastScrapeDuration: t.LastScrapeDuration(), Health: web.Health(t.Health()),
-					ScrapeInterval: t.GetValue("__scrape_interval__"), ScrapeTimeout: t.GetValue("__scrape_timeout__"),
-				}
-				if err := t.LastError(); err != nil {
-					w.LastError = err.Error()
-				}
-				if id, err := strconv.ParseUint(t.GetValue(scraper.TargetLabel), 16, 64); err == nil && discovered[id] != nil {
-					w.DiscoveredLabels = withParams(discovered[id].Discovered, params[job])
-				}
-				active = append(active, w)
+		for _, t := range p.scraper.Targets() {
+			w := web.Target{
+				Labels: t.Labels(b), ScrapePool: t.Discovered.Job, ScrapeURL: t.URL().String(), LastScrape: t.LastScrape(),
+				LastScrapeDuration: t.LastScrapeDuration(), Health: web.Health(t.Health()),
+				ScrapeInterval: t.GetValue(model.ScrapeIntervalLabel), ScrapeTimeout: t.GetValue(model.ScrapeTimeoutLabel),
+				DiscoveredLabels: withParams(t.Discovered.Discovered, params[t.Discovered.Job]),
 			}
+			if err := t.LastError(); err != nil {
+				w.LastError = err.Error()
+			}
+			active = append(active, w)
 		}
 	}
 	if p.discovery != nil {
@@ -169,7 +162,7 @@ func (p *process) serviceStatus() []web.ServiceStatus {
 	if p.scraper != nil {
 		s := p.scraper.Stats()
 		r := p.rates.Load()
-		add(web.ServiceScraper, p.scraper.Waiting(), p.system.Restarts("scraper-service", "publisher", "targets", "sources"),
+		add(web.ServiceScraper, p.scraper.Waiting(), p.system.Restarts("scraper-service", "publisher", "targets", "target", "ending"),
 			web.Figure{Name: "samples/s", Value: r.scraped}, web.Figure{Name: "series", Value: float64(s.Series)}, web.Figure{Name: "dropped scrapes", Value: s.DroppedScrapes})
 	}
 	if p.relabel != nil {

@@ -1,13 +1,10 @@
 package scraper
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
-	"sync"
-	"time"
 	"unicode/utf8"
 
 	"github.com/prometheus/common/model"
@@ -15,43 +12,16 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
-	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/millrace/millrace/pkg/frame"
 )
 
-// appendable gives Prometheus's scrape loops appenders that make frames. It is all that depends on the scrape package's idea of storage.
-type appendable struct {
-	svc  *Service
-	pool sync.Pool
-}
-
-// AppenderV2 returns the appender for one scrape. The scrape manager says in ctx for which target.
-func (a *appendable) AppenderV2(ctx context.Context) storage.AppenderV2 {
-	t, ok := scrape.TargetFromContext(ctx)
-	if !ok {
-		panic("scrape manager without PassMetadataInContext") // fixed in this package
-	}
-	app, ok := a.pool.Get().(*appender)
-	if !ok {
-		app = &appender{owner: a}
-	}
-	app.src = a.svc.sources.of(t)
-	app.store, _ = scrape.MetricMetadataStoreFromContext(ctx)
-	return app
-}
-
 // appender collects one scrape. Samples stand at the number of their series, which is their place in the dictionaries, so that a frame's columns are
 // slices of what is here.
 type appender struct {
-	owner *appendable
-	src   *source
-	store scrape.MetricMetadataStore // what the target exposes as metadata
-	again bool                       // metadata of known series is looked up in this scrape
-	gen   uint64                     // the source's generation when the first sample came
-	moves uint64                     // how often series had moved by then, and in this scrape
-	base  uint64                     // how many scrapes the source had by then
+	svc *Service
+	src *source // locked from begin to the end
 
 	live   bitmap // series that the target exposes, also where the sample is none to take
 	floats bitmap // series whose first sample in this scrape is a float
@@ -78,6 +48,27 @@ type appender struct {
 	ebuf []byte
 }
 
+// scraped is a sample: a float, or a histogram where one of h and fh is not nil.
+type scraped struct {
+	t, st int64 // timestamp and start timestamp in milliseconds; st is 0 where it is not known
+	v     float64
+	h     *histogram.Histogram
+	fh    *histogram.FloatHistogram
+}
+
+func (s *scraped) isHistogram() bool { return s.h != nil || s.fh != nil }
+
+func (s *scraped) isStale() bool {
+	switch {
+	case s.h != nil:
+		return value.IsStaleNaN(s.h.Sum)
+	case s.fh != nil:
+		return value.IsStaleNaN(s.fh.Sum)
+	default:
+		return value.IsStaleNaN(s.v)
+	}
+}
+
 // extraSample is a float, or a histogram where hist is not nil. It is the series' sample number round+2 of the scrape.
 type extraSample struct {
 	i     uint32
@@ -94,80 +85,88 @@ type tailing struct {
 	hist  bool
 }
 
-// Append takes one sample. It returns the errors that Prometheus's storage returns: out of order, duplicate for a timestamp, and
-// partial ones for exemplars.
-func (a *appender) Append(ref storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AOptions) (storage.SeriesRef, error) {
+// begin starts a scrape of the source. Until commit or rollback the appender holds the source's lock.
+func (a *appender) begin(src *source) {
+	src.mu.Lock()
+	a.src = src
+}
+
+// number returns the number of the series with the given labels, which becomes a new one where the source does not have it.
+func (a *appender) number(ls labels.Labels, opts *storage.AOptions) (uint32, error) {
 	s := a.src
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if a.n == 0 {
-		a.gen, a.moves, a.base = s.generation, s.moves, s.commits
-		a.again = s.commits%metadataEvery == 0
-	} else if err := a.disturbed(); err != nil {
+	if i, ok := s.find(ls); ok {
+		return i, nil
+	}
+	ls = ls.WithoutEmpty()
+	if err := checkLabels(ls); err != nil {
 		return 0, err
 	}
-	i, ok := s.lookup(ref, ls)
-	if (!ok || a.again) && a.store != nil && opts.MetricFamilyName == "" {
-		a.describe(ls, &opts)
+	if i, ok := s.find(ls); ok {
+		return i, nil
 	}
-	if !ok {
-		ls = ls.WithoutEmpty()
-		if err := checkLabels(ls); err != nil {
-			return 0, err
-		}
-		if i, ok = s.find(ls); !ok {
-			i = s.add(ls, s.familyOf(&opts))
-		}
-	}
+	return s.add(ls, s.familyOf(opts)), nil
+}
+
+// append takes one sample of a series and returns the series' number now. It returns the errors that Prometheus's storage returns: out of
+// order, duplicate for a timestamp, and partial ones for exemplars.
+func (a *appender) append(i uint32, x scraped, opts *storage.AOptions) (uint32, error) {
+	s := a.src
+	i = s.resolve(i)
 	pending := a.pending(i)
 	if !pending {
-		i = s.described(i, &opts)
-		a.moves = s.moves
+		i = s.described(i, opts)
 	}
 	last := s.series[i].last
 	if pending {
 		last = max(last, a.lastOf(i))
 	}
-	sample := frame.Histogram{Index: i, Time: t, Start: st}
-	stale := value.IsStaleNaN(v)
-	switch {
-	case h != nil:
-		sample.Int, stale = h, value.IsStaleNaN(h.Sum)
-	case fh != nil:
-		sample.Float, stale = fh, value.IsStaleNaN(fh.Sum)
-	}
+	stale := x.isStale()
 	if !stale {
 		a.live.set(i)
 	}
-	if t <= last {
-		if err := a.refuse(i, t, last, v, h != nil || fh != nil, pending, opts.RejectOutOfOrder); err != nil {
-			return 0, err
+	if x.t <= last {
+		if err := a.refuse(i, x.t, last, x.v, x.isHistogram(), pending, opts.RejectOutOfOrder); err != nil {
+			return i, err
 		}
-		return s.ref(i), nil // the same sample again, as timestamps exposed by the target bring about
+		return i, nil // the same sample again, as timestamps exposed by the target bring about
 	}
 	if stale {
 		a.live.clear(i)
 	}
 	a.n++
-	a.last = t
-	if h != nil || fh != nil {
-		a.addHistogram(sample, pending)
+	a.last = x.t
+	if x.isHistogram() {
+		a.addHistogram(frame.Histogram{Index: i, Time: x.t, Start: x.st, Int: x.h, Float: x.fh}, pending)
 	} else {
-		a.addFloat(i, t, st, v, pending)
+		a.addFloat(i, x.t, x.st, x.v, pending)
 	}
-	var err error
 	if len(opts.Exemplars) > 0 {
-		err = a.addExemplars(i, opts.Exemplars)
+		return i, a.addExemplars(i, opts.Exemplars)
 	}
-	return s.ref(i), err
+	return i, nil
 }
 
-// disturbed returns an error where another scrape loop of the same source has moved series while this scrape was collected.
-func (a *appender) disturbed() error {
-	if a.gen != a.src.generation || a.moves != a.src.moves {
-		return fmt.Errorf("source %016x was reorganised by another scrape loop; this scrape is given up", a.src.id)
+// reserve makes room for all series of the source, as a scrape that repeats the last one needs it.
+func (a *appender) reserve() {
+	if n := len(a.src.series); n > 0 {
+		a.grow(uint32(n - 1))
+		a.live.reserve(n)
+		a.floats.reserve(n)
 	}
-	return nil
+}
+
+// take appends a float sample in the usual case: the only one of its series in the scrape, newer than the last, without a start timestamp. It
+// reports whether it was that.
+func (a *appender) take(i uint32, t int64, v float64) bool {
+	if st := &a.src.series[i]; st.moved != 0 || t <= st.last || int(i) >= len(a.vals) || len(a.starts) > 0 || a.pending(i) {
+		return false
+	}
+	a.live.set(i)
+	a.floats.set(i)
+	a.vals[i], a.times[i] = v, t
+	a.n++
+	a.last = t
+	return true
 }
 
 // checkLabels returns an error for label sets that Prometheus's storage refuses, and for ones that no dictionary takes.
@@ -299,34 +298,21 @@ func (a *appender) addExemplars(i uint32, list []exemplar.Exemplar) error {
 	return partial.ToError()
 }
 
-// Rollback forgets the scrape.
-func (a *appender) Rollback() error {
+// rollback forgets the scrape.
+func (a *appender) rollback() {
 	a.release()
-	return nil
 }
 
-// Commit turns the scrape into frames and hands them to the partition's publisher. Where the publisher holds as much as it may, because
+// commit turns the scrape into frames and hands them to the partition's publisher. Where the publisher holds as much as it may, because
 // the stream does not take it, the scrape is dropped as a whole and counted.
-func (a *appender) Commit() error {
+func (a *appender) commit() error {
+	defer a.release()
 	if a.n == 0 {
-		a.release()
 		return nil
 	}
-	s, svc := a.src, a.owner.svc
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	defer a.release()
-	s.used = time.Now()
-	if err := a.disturbed(); err != nil {
-		return err
-	}
-	if a.base != s.commits {
-		if a.dropOvertaken(); a.n == 0 {
-			return nil
-		}
-	}
+	s, svc := a.src, a.svc
 	if err := s.seal(); err != nil {
-		s.clear(svc.nextGeneration()) // or every scrape would fail for the same series
+		s.clear() // or every scrape would fail for the same series
 		return fmt.Errorf("source %016x: %w", s.id, err)
 	}
 	u := a.build(svc.epoch.Load())
@@ -339,50 +325,14 @@ func (a *appender) Commit() error {
 	a.commitState()
 	svc.metrics.samples.Add(samples)
 	svc.metrics.frames.Add(frames)
-	s.compact(&a.live, svc.nextGeneration)
+	s.compact(&a.live)
 	return nil
-}
-
-// dropOvertaken takes out what is not newer than the source's samples, since another scrape loop of the same source has committed while
-// this scrape was collected. The stream's frames stay in the order of time so.
-func (a *appender) dropOvertaken() {
-	s := a.src
-	old := func(i uint32, t int64) bool {
-		if t > s.series[i].last {
-			return false
-		}
-		a.n--
-		return true
-	}
-	for i := range a.vals {
-		if a.floats.has(uint32(i)) && old(uint32(i), a.times[i]) {
-			a.floats.clear(uint32(i))
-		}
-	}
-	a.hists = slices.DeleteFunc(a.hists, func(h frame.Histogram) bool { return old(h.Index, h.Time) })
-	a.extra = slices.DeleteFunc(a.extra, func(x extraSample) bool { return old(x.i, x.t) })
-	left := map[uint32]bool{}
-	for i := range a.hists {
-		left[a.hists[i].Index] = true
-	}
-	for i := range a.extra {
-		left[a.extra[i].i] = true
-	}
-	a.exs = slices.DeleteFunc(a.exs, func(x frame.Exemplar) bool {
-		newest, have := s.exemplars[x.Index]
-		return have && exemplar.Compare(x.Exemplar, newest) <= 0 || !left[x.Index] && !a.floats.has(x.Index)
-	})
 }
 
 // commitState makes the scrape's timestamps, values and exemplars the source's.
 func (a *appender) commitState() {
 	s := a.src
-	s.commits++
-	for i := range a.vals {
-		if a.floats.has(uint32(i)) {
-			s.setLast(uint32(i), a.times[i], a.times[i] != a.last, a.vals[i])
-		}
-	}
+	a.floats.each(func(i uint32) { s.setLast(i, a.times[i], a.times[i] != a.last, a.vals[i]) })
 	for i := range a.hists {
 		s.setLast(a.hists[i].Index, a.hists[i].Time, false, 0)
 	}
@@ -395,9 +345,10 @@ func (a *appender) commitState() {
 	}
 }
 
-// release empties the appender and gives it back.
+// release empties the appender and lets go of the source.
 func (a *appender) release() {
-	a.src, a.store = nil, nil
+	a.src.mu.Unlock()
+	a.src = nil
 	a.live.reset()
 	a.floats.reset()
 	a.histos.reset()
@@ -409,5 +360,4 @@ func (a *appender) release() {
 	clear(a.fr.Sections[:cap(a.fr.Sections)]) // they refer to histograms and exemplars
 	a.extra, a.hists, a.exs = a.extra[:0], a.hists[:0], a.exs[:0]
 	a.tails = nil
-	a.owner.pool.Put(a)
 }

@@ -2,7 +2,6 @@ package scraper
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -15,11 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"github.com/prometheus/common/model"
-	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
-	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/storage"
 	"go.uber.org/goleak"
 
@@ -63,10 +60,9 @@ func (l *logBuffer) String() string {
 // rig is a service under test.
 type rig struct {
 	*Service
-	t    testing.TB
-	log  *logBuffer
-	reg  *prometheus.Registry
-	loop *appendable
+	t   testing.TB
+	log *logBuffer
+	reg *prometheus.Registry
 }
 
 // newRig returns a service that does not run: what it would publish stays in the mailboxes of the publishers.
@@ -83,7 +79,6 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	}
 	r.Service = New(cfg, actor.NewSystem("test", logger, r.reg))
 	r.epoch.Store(7)
-	r.loop = &appendable{svc: r.Service}
 	return r
 }
 
@@ -124,13 +119,53 @@ func server(t *testing.T) *stream.Conn {
 	return conn
 }
 
-// newTarget returns a target as the scrape manager makes it.
-func newTarget(instance string) *scrape.Target {
-	return scrape.NewTarget(labels.FromStrings("__address__", instance, "instance", instance, "job", "test"), &promconfig.ScrapeConfig{JobName: "test"}, nil, model.LabelSet{})
+// newTarget returns the labels of a target.
+func newTarget(instance string) labels.Labels {
+	return labels.FromStrings("__address__", instance, "__scheme__", "http", "__metrics_path__", "/metrics", "instance", instance, "job", "test")
 }
 
-func (r *rig) appender(t *scrape.Target) *appender {
-	return r.loop.AppenderV2(scrape.ContextWithTarget(context.Background(), t)).(*appender)
+// sourceOf returns the source of a target. It lasts as long as the rig.
+func (r *rig) sourceOf(target labels.Labels) *source {
+	src, _ := r.sources.attach(target)
+	return src
+}
+
+// testAppender is an appender of the shape that Prometheus's scrape loop takes.
+type testAppender struct {
+	*appender
+	to *source
+}
+
+func (r *rig) appender(target labels.Labels) *testAppender {
+	return &testAppender{&appender{svc: r.Service}, r.sourceOf(target)}
+}
+
+func (a *testAppender) begun() {
+	if a.src == nil {
+		a.begin(a.to)
+	}
+}
+
+// Append takes a sample by its labels.
+func (a *testAppender) Append(_ storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AOptions) (storage.SeriesRef, error) {
+	a.begun()
+	i, err := a.number(ls, &opts)
+	if err != nil {
+		return 0, err
+	}
+	i, err = a.append(i, scraped{t: t, st: st, v: v, h: h, fh: fh}, &opts)
+	return storage.SeriesRef(i + 1), err
+}
+
+func (a *testAppender) Commit() error {
+	a.begun()
+	return a.commit()
+}
+
+func (a *testAppender) Rollback() error {
+	a.begun()
+	a.rollback()
+	return nil
 }
 
 // unitOf takes the scrape that was committed last from its publisher; nil where there is none.
@@ -229,9 +264,9 @@ func samples(t testing.TB, frames []*frame.Frame, dicts map[frame.DictID][]frame
 }
 
 // commit commits a scrape and returns its samples.
-func (r *rig) commit(a *appender) []sample {
+func (r *rig) commit(a *testAppender) []sample {
 	r.t.Helper()
-	src := a.src
+	src := a.to
 	if err := a.Commit(); err != nil {
 		r.t.Fatal(err)
 	}
@@ -257,7 +292,7 @@ func float(n string, t int64, v float64) sample {
 }
 
 // add appends a float that has to be taken.
-func (r *rig) add(a *appender, ref storage.SeriesRef, n string, t int64, v float64) storage.SeriesRef {
+func (r *rig) add(a *testAppender, ref storage.SeriesRef, n string, t int64, v float64) storage.SeriesRef {
 	r.t.Helper()
 	ref, err := a.Append(ref, name(n), 0, t, v, nil, nil, storage.AOptions{})
 	if err != nil {

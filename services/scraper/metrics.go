@@ -1,6 +1,10 @@
 package scraper
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 type metrics struct {
 	samples, frames, dictionaries, batches, batchBytes, retries, droppedScrapes, droppedSamples prometheus.Counter
@@ -29,4 +33,49 @@ func newMetrics(s *Service, reg prometheus.Registerer) *metrics {
 		droppedScrapes: counter("dropped_scrapes_total", "Whole scrapes dropped because the stream did not take frames and memory for waiting ones was full, or frames because no message holds them."),
 		droppedSamples: counter("dropped_samples_total", "Samples of dropped scrapes."),
 	}
+}
+
+// scrapeMetrics are those that Prometheus has of its scrape loops, under the same names: dashboards and alerts know them.
+type scrapeMetrics struct {
+	intervals                                                  *prometheus.SummaryVec
+	targets, targetLimit                                       *prometheus.GaugeVec
+	targetLimitExceeded, labelLimits, sampleLimit, bucketLimit prometheus.Counter
+	bodySizeLimit                                              prometheus.Counter
+	outOfOrder, duplicates, outOfBounds, exemplars             prometheus.Counter
+}
+
+func newScrapeMetrics(reg prometheus.Registerer) *scrapeMetrics {
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Namespace: "prometheus", Subsystem: "target", Name: name, Help: help})
+		reg.MustRegister(c)
+		return c
+	}
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "prometheus", Subsystem: "target", Name: name, Help: help}, []string{"scrape_job"})
+		reg.MustRegister(g)
+		return g
+	}
+	m := &scrapeMetrics{
+		intervals: prometheus.NewSummaryVec(prometheus.SummaryOpts{
+			Namespace: "prometheus", Subsystem: "target", Name: "interval_length_seconds", Help: "Actual intervals between scrapes.",
+			Objectives: map[float64]float64{0.01: 0.001, 0.05: 0.005, 0.5: 0.05, 0.90: 0.01, 0.99: 0.001},
+		}, []string{"interval"}),
+		targets:             gauge("scrape_pool_targets", "Current number of targets in this scrape pool."),
+		targetLimit:         gauge("scrape_pool_target_limit", "Maximum number of targets allowed in this scrape pool."),
+		targetLimitExceeded: counter("scrape_pool_exceeded_target_limit_total", "Total number of times scrape pools hit the target limit, during sync or config reload."),
+		labelLimits:         counter("scrape_pool_exceeded_label_limits_total", "Total number of times scrape pools hit the label limits, during sync or config reload."),
+		sampleLimit:         counter("scrapes_exceeded_sample_limit_total", "Total number of scrapes that hit the sample limit and were rejected."),
+		bucketLimit:         counter("scrapes_exceeded_native_histogram_bucket_limit_total", "Total number of scrapes that hit the native histogram bucket limit and were rejected."),
+		bodySizeLimit:       counter("scrapes_exceeded_body_size_limit_total", "Total number of scrapes that hit the body size limit."),
+		outOfOrder:          counter("scrapes_sample_out_of_order_total", "Total number of samples rejected due to not being out of the expected order."),
+		duplicates:          counter("scrapes_sample_duplicate_timestamp_total", "Total number of samples rejected due to duplicate timestamps but different values."),
+		outOfBounds:         counter("scrapes_sample_out_of_bounds_total", "Total number of samples rejected due to timestamp falling outside of the time bounds."),
+		exemplars:           counter("scrapes_exemplar_out_of_order_total", "Total number of exemplar rejected due to not being out of the expected order."),
+	}
+	reg.MustRegister(m.intervals)
+	return m
+}
+
+func (m *scrapeMetrics) interval(d time.Duration) prometheus.Observer {
+	return m.intervals.WithLabelValues(d.String())
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
-	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/storage"
 )
 
@@ -43,8 +42,7 @@ type modelSeries struct {
 }
 
 type modelSource struct {
-	series  map[string]*modelSeries
-	commits int
+	series map[string]*modelSeries
 	// What readers have got of each series.
 	samples   map[string][]modelSample
 	exemplars map[string][]exemplar.Exemplar
@@ -52,11 +50,7 @@ type modelSource struct {
 
 // modelScrape is a scrape that is collected.
 type modelScrape struct {
-	app     *appender
-	refs    map[string]storage.SeriesRef // of the scrape loop
-	gen     uint64
-	moves   uint64
-	base    int
+	app     *testAppender
 	n       int
 	lastT   int64
 	samples map[string][]modelSample
@@ -89,13 +83,12 @@ type modelTest struct {
 	r      *rig
 	c      *choices
 	src    *source
-	target *scrape.Target
+	target labels.Labels
 	model  modelSource
-	loops  [2]map[string]storage.SeriesRef
 	now    int64
 	seq    uint64
 
-	compactions, drops, overtaken int
+	compactions, drops int
 }
 
 // universe is how many series there are.
@@ -104,31 +97,22 @@ const universe = 120
 func runModel(t *testing.T, data []byte) *modelTest {
 	r := newRig(t)
 	m := &modelTest{t: t, r: r, c: &choices{data}, target: newTarget("a:1"), now: 1_767_225_600_000}
-	m.src = r.sources.of(m.target)
+	m.src = r.sourceOf(m.target)
 	m.model = modelSource{series: map[string]*modelSeries{}, samples: map[string][]modelSample{}, exemplars: map[string][]exemplar.Exemplar{}}
-	m.loops = [2]map[string]storage.SeriesRef{{}, {}}
 	got := modelSource{samples: map[string][]modelSample{}, exemplars: map[string][]exemplar.Exemplar{}}
 	for scrapes := 0; len(m.c.b) > 0; scrapes++ {
 		m.now += int64(1 + m.c.pick(5)*250)
-		first := m.begin(0)
-		if m.c.oneIn(8) { // a second loop of the same source at the same time
-			second := m.begin(1)
-			m.fill(first, scrapes)
-			m.fill(second, scrapes)
-			m.fill(first, scrapes)
-			m.end(second, &got)
-		} else {
-			m.fill(first, scrapes)
-		}
-		m.end(first, &got)
+		s := m.begin()
+		m.fill(s, scrapes)
+		m.end(s, &got)
 	}
 	m.check(&got)
 	return m
 }
 
-func (m *modelTest) begin(loop int) *modelScrape {
+func (m *modelTest) begin() *modelScrape {
 	return &modelScrape{
-		app: m.r.appender(m.target), refs: m.loops[loop], samples: map[string][]modelSample{}, live: map[string]bool{},
+		app: m.r.appender(m.target), samples: map[string][]modelSample{}, live: map[string]bool{},
 	}
 }
 
@@ -190,45 +174,21 @@ func (m *modelTest) append(s *modelScrape, i int) {
 		}
 		slices.SortFunc(opts.Exemplars, exemplar.Compare)
 	}
-	ref := s.refs[key]
-	if c.oneIn(6) {
-		ref = 0
-	}
-
 	wantErr := s.append(m, key, &x, stale, opts)
-	undisturbed := wantErr != errReorganised
-	got, err := s.app.Append(ref, ls, x.St, x.T, x.V, x.Int, x.Float, opts)
-	if undisturbed {
-		s.moves = m.src.moves // its own moves do not disturb
-	}
+	_, err := s.app.Append(0, ls, x.St, x.T, x.V, x.Int, x.Float, opts)
 	var partial *storage.AppendPartialError
-	switch {
-	case errors.As(err, &partial):
+	if errors.As(err, &partial) {
 		var want *storage.AppendPartialError
 		if !errors.As(wantErr, &want) || len(want.ExemplarErrors) != len(partial.ExemplarErrors) {
 			m.t.Fatalf("appending %s at %d: %v, want %v", key, x.T, err, wantErr)
 		}
-	case wantErr == errReorganised:
-		if err == nil {
-			m.t.Fatalf("appending %s to a source that was reorganised: no error", key)
-		}
-	case !errors.Is(err, wantErr):
+	} else if !errors.Is(err, wantErr) {
 		m.t.Fatalf("appending %s at %d: %v, want %v", key, x.T, err, wantErr)
-	}
-	if err == nil || partial != nil {
-		s.refs[key] = got
 	}
 }
 
-var errReorganised = errors.New("reorganised")
-
 // append does what Append has to.
 func (s *modelScrape) append(m *modelTest, key string, x *modelSample, stale bool, opts storage.AOptions) error {
-	if s.n == 0 {
-		s.gen, s.moves, s.base = m.src.generation, m.src.moves, m.model.commits
-	} else if s.disturbed(m) {
-		return errReorganised
-	}
 	series := m.model.series[key]
 	if series == nil {
 		series = &modelSeries{last: math.MinInt64}
@@ -286,11 +246,6 @@ func (s *modelScrape) exemplarsOf(key string, series *modelSeries, list []exempl
 	return partial.ToError()
 }
 
-// disturbed reports whether the other scrape loop has moved series while this scrape is collected, which costs it.
-func (s *modelScrape) disturbed(m *modelTest) bool {
-	return s.gen != m.src.generation || s.moves != m.src.moves
-}
-
 // end commits the scrape, rolls it back, or finds no room for it.
 func (m *modelTest) end(s *modelScrape, got *modelSource) {
 	t := m.t
@@ -304,7 +259,7 @@ func (m *modelTest) end(s *modelScrape, got *modelSource) {
 		limit := m.r.cfg.MaxPendingBytes
 		m.r.cfg.MaxPendingBytes = 0
 		defer func() { m.r.cfg.MaxPendingBytes = limit }()
-		if err := s.app.Commit(); err != nil && !s.disturbed(m) {
+		if err := s.app.Commit(); err != nil {
 			t.Fatal(err)
 		}
 		if u := m.r.unitOf(m.src); u != nil {
@@ -313,11 +268,11 @@ func (m *modelTest) end(s *modelScrape, got *modelSource) {
 		m.drops++
 		return
 	}
-	reorganised := s.n > 0 && s.disturbed(m)
-	if err := s.app.Commit(); (err != nil) != reorganised {
-		t.Fatalf("committing: %v (source reorganised: %t)", err, reorganised)
+	before := len(m.src.series)
+	if err := s.app.Commit(); err != nil {
+		t.Fatal(err)
 	}
-	if reorganised || s.n == 0 {
+	if s.n == 0 {
 		return
 	}
 	left := m.commit(s)
@@ -332,7 +287,7 @@ func (m *modelTest) end(s *modelScrape, got *modelSource) {
 		t.Fatalf("the unit has %d samples, want %d", u.samples, left)
 	}
 	m.read(u, s.lastT, got)
-	if m.src.generation != s.gen {
+	if len(m.src.series) < before {
 		m.compactions++
 		m.forget(s)
 	}
@@ -340,30 +295,15 @@ func (m *modelTest) end(s *modelScrape, got *modelSource) {
 
 // commit does what Commit has to, and returns how many samples are left to publish.
 func (m *modelTest) commit(s *modelScrape) (left int) {
-	overtaken := s.base != m.model.commits
 	several := map[string]bool{}
 	for key, list := range s.samples {
 		several[key] = len(list) > 1
-		if overtaken {
-			n := len(list)
-			list = slices.DeleteFunc(list, func(x modelSample) bool { return x.T <= m.model.series[key].last })
-			m.overtaken += n - len(list)
-			s.samples[key] = list
-		}
 		left += len(list)
 	}
 	if left == 0 {
 		return 0
 	}
-	m.model.commits++
-	before := map[string]*exemplar.Exemplar{}
-	for _, x := range s.exs {
-		before[x.series] = m.model.series[x.series].exemplar
-	}
 	for key, list := range s.samples {
-		if len(list) == 0 {
-			continue
-		}
 		series, x := m.model.series[key], list[len(list)-1]
 		series.last, series.value = x.T, x.V
 		// A float with the scrape's own timestamp cannot come again; its value is not kept.
@@ -372,9 +312,6 @@ func (m *modelTest) commit(s *modelScrape) (left int) {
 	}
 	for _, x := range s.exs {
 		series := m.model.series[x.series]
-		if overtaken && (len(s.samples[x.series]) == 0 || before[x.series] != nil && exemplar.Compare(x.Exemplar, *before[x.series]) <= 0) {
-			continue
-		}
 		m.model.exemplars[x.series] = append(m.model.exemplars[x.series], x.Exemplar)
 		if series.exemplar == nil || exemplar.Compare(x.Exemplar, *series.exemplar) > 0 {
 			series.exemplar = &x.Exemplar
@@ -464,7 +401,7 @@ func (m *modelTest) check(got *modelSource) {
 }
 
 func TestFramesHoldWhatTheModelHasTaken(t *testing.T) {
-	var compactions, drops, overtaken int
+	var compactions, drops int
 	for seed := range uint64(300) {
 		rnd := rand.New(rand.NewPCG(seed, 0))
 		data := make([]byte, 200+rnd.IntN(6000))
@@ -472,13 +409,13 @@ func TestFramesHoldWhatTheModelHasTaken(t *testing.T) {
 			data[i] = byte(rnd.Uint32())
 		}
 		m := runModel(t, data)
-		compactions, drops, overtaken = compactions+m.compactions, drops+m.drops, overtaken+m.overtaken
+		compactions, drops = compactions+m.compactions, drops+m.drops
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
 	}
-	if compactions == 0 || drops == 0 || overtaken == 0 {
-		t.Errorf("%d compactions, %d dropped scrapes, %d overtaken samples: the test does not see all there is", compactions, drops, overtaken)
+	if compactions == 0 || drops == 0 {
+		t.Errorf("%d compactions, %d dropped scrapes: the test does not see all there is", compactions, drops)
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
@@ -23,17 +23,17 @@ func onServer(conn *stream.Conn) func(*Config) {
 }
 
 // targetOf returns a target whose source is of the given partition.
-func (r *rig) targetOf(partition int) *scrape.Target {
+func (r *rig) targetOf(partition int) labels.Labels {
 	for i := 0; ; i++ {
 		t := newTarget(fmt.Sprintf("host-%d:1", i))
-		if r.sources.of(t).partition == partition {
+		if r.sourceOf(t).partition == partition {
 			return t
 		}
 	}
 }
 
 // scrape commits n samples of a target.
-func (r *rig) scrape(t *scrape.Target, at int64, n int) {
+func (r *rig) scrape(t labels.Labels, at int64, n int) {
 	r.t.Helper()
 	a := r.appender(t)
 	for i := range n {
@@ -226,7 +226,7 @@ func TestDictionariesComeBeforeTheirFrames(t *testing.T) {
 	expect("a dictionary that the stream has", "frames")
 	eventually(t, "its acknowledgement", func() bool { return r.pending.Load() == 0 }) // a batch without one is published again
 	stop()
-	r.publishers[0].known[old.sources.of(target).dicts[0].id] = time.Now().Add(-r.cfg.DictAge/2 - time.Second)
+	r.publishers[0].known[old.sourceOf(target).dicts[0].id] = time.Now().Add(-r.cfg.DictAge/2 - time.Second)
 	stop = r.run(0)
 	defer stop()
 	r.scrape(target, 5, 10)

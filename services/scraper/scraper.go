@@ -12,15 +12,10 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/model"
 	promconfig "github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/discovery/targetgroup"
-	"github.com/prometheus/prometheus/scrape"
-	"github.com/prometheus/prometheus/util/logging"
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/stream"
-	"github.com/millrace/millrace/pkg/target"
 )
 
 // drainTime is how long a stopping service tries to publish what it holds.
@@ -51,29 +46,34 @@ type Config struct {
 
 // Service scrapes. Make it with [New], give it a configuration with [Service.ApplyConfig], and run it with [Service.Serve].
 type Service struct {
-	cfg        Config
-	system     *actor.System
-	metrics    *metrics
-	publishers []*publisher
-	sources    *sources
-	sets       chan map[string][]*targetgroup.Group
-	resend     chan struct{}
+	cfg           Config
+	system        *actor.System
+	metrics       *metrics
+	scrapeMetrics *scrapeMetrics
+	publishers    []*publisher
+	sources       *sources
+	templates     *templates
+	collectors    sync.Pool
+	replanned     chan struct{} // wakes the watcher for a new plan
 
-	epoch      atomic.Uint64
-	generation atomic.Uint64
-	pending    atomic.Int64 // bytes of frames that are not acknowledged
-	discovered atomic.Pointer[map[uint64]*target.Target]
+	plan    atomic.Pointer[plan]
+	active  atomic.Pointer[[]Active]
+	epoch   atomic.Uint64
+	seed    atomic.Uint64 // of the beats
+	pending atomic.Int64  // bytes of frames that are not acknowledged
 
-	mu      sync.Mutex // guards what follows
-	config  *promconfig.Config
-	manager *scrape.Manager // nil while Serve does not run
+	mu sync.Mutex // held while a plan is made
 }
 
 // New returns the service. system supervises its actors.
 func New(cfg Config, system *actor.System) *Service {
-	s := &Service{cfg: cfg, system: system, sets: make(chan map[string][]*targetgroup.Group), resend: make(chan struct{}, 1)}
+	s := &Service{
+		cfg: cfg, system: system, sources: newSources(cfg.Partitions), templates: newTemplates(), replanned: make(chan struct{}, 1),
+		scrapeMetrics: newScrapeMetrics(cfg.Registerer),
+	}
 	s.metrics = newMetrics(s, cfg.Registerer)
-	s.sources = newSources(s)
+	s.plan.Store(&plan{})
+	s.active.Store(&[]Active{})
 	for p := range cfg.Partitions {
 		s.publishers = append(s.publishers, newPublisher(s, p))
 	}
@@ -83,45 +83,18 @@ func New(cfg Config, system *actor.System) *Service {
 // ApplyConfig sets the jobs to scrape; global is what they belong to. It may be called before Serve and at any time later. An
 // error leaves the jobs as they were.
 func (s *Service) ApplyConfig(global promconfig.GlobalConfig, jobs []*promconfig.ScrapeConfig) error {
-	cfg, err := promconfig.Load("", s.cfg.Logger)
-	if err != nil {
-		return fmt.Errorf("making the scrape manager's configuration: %w", err)
-	}
-	cfg.GlobalConfig = global
-	for _, j := range jobs {
-		cfg.ScrapeConfigs = append(cfg.ScrapeConfigs, scrapeConfig(j, s.cfg.MaxBodyBytes))
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.manager != nil {
-		if err := s.manager.ApplyConfig(cfg); err != nil {
-			return fmt.Errorf("applying scrape configs: %w", err)
-		}
+	p, err := newPlan(s.plan.Load(), global, jobs, s.cfg.MaxBodyBytes)
+	if err != nil {
+		return fmt.Errorf("applying scrape configs: %w", err)
 	}
-	s.config = cfg
-	s.again()
-	return nil
-}
-
-// again makes the watcher send its targets once more, for the jobs of a new configuration.
-func (s *Service) again() {
+	s.plan.Store(p)
 	select {
-	case s.resend <- struct{}{}:
+	case s.replanned <- struct{}{}:
 	default:
 	}
-}
-
-// jobs returns the names of the configured jobs.
-func (s *Service) jobs() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var names []string
-	if s.config != nil {
-		for _, c := range s.config.ScrapeConfigs {
-			names = append(names, c.JobName)
-		}
-	}
-	return names
+	return nil
 }
 
 // Serve scrapes until ctx ends, and then publishes what it holds: the scrape loops stop first, the publishers last.
@@ -131,10 +104,6 @@ func (s *Service) Serve(ctx context.Context) error {
 		return err
 	}
 	s.epoch.Store(epoch)
-	manager, err := s.startManager()
-	if err != nil {
-		return err
-	}
 
 	publishers := s.system.Detached("publishers")
 	for _, p := range s.publishers {
@@ -144,41 +113,29 @@ func (s *Service) Serve(ctx context.Context) error {
 	published := make(chan error, 1)
 	go func() { published <- publishers.Serve(publishing) }()
 
-	watching := s.system.Detached("scraper")
-	watching.Spawn("targets", &watcher{svc: s})
-	watching.Spawn("sources", s.sources)
-	scraping := make(chan error, 1)
-	go func() { scraping <- manager.Run(s.sets) }()
-
-	err = watching.Serve(ctx)
-	s.mu.Lock()
-	s.manager = nil
-	s.mu.Unlock()
-	manager.Stop()
-	<-scraping
-	manager.UnregisterMetrics()
+	w := &watcher{svc: s, loops: s.system.Detached("targets"), stopping: ctx, jobs: map[string]*job{}}
+	w.loops.Spawn("targets", w)
+	err = w.loops.Serve(ctx)
+	w.handovers.Wait()
+	s.active.Store(&[]Active{})
 	stopPublishing()
 	return errors.Join(err, <-published)
 }
 
-func (s *Service) startManager() (*scrape.Manager, error) {
-	manager, err := scrape.NewManager(&scrape.Options{
-		PassMetadataInContext: true, ParseST: s.cfg.StartTimestamps, EnableZstdScrape: true,
-		DiscoveryReloadInterval: model.Duration(100 * time.Millisecond), DiscoveryReloadOnStartup: true,
-	}, s.cfg.Logger, logging.NewJSONFileLogger, nil, &appendable{svc: s}, s.cfg.Registerer)
-	if err != nil {
-		return nil, fmt.Errorf("making the scrape manager: %w", err)
+// collector returns a collector for one scrape, which release takes back.
+func (s *Service) collector() *collector {
+	if c, ok := s.collectors.Get().(*collector); ok {
+		return c
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.config != nil {
-		if err := manager.ApplyConfig(s.config); err != nil {
-			manager.UnregisterMetrics()
-			return nil, fmt.Errorf("applying scrape configs: %w", err)
-		}
-	}
-	s.manager = manager
-	return manager, nil
+	return &collector{a: &appender{svc: s}, metrics: s.scrapeMetrics, shared: s.templates}
 }
 
-func (s *Service) nextGeneration() uint64 { return s.generation.Add(1) & (1<<(64-refBits) - 1) }
+// release takes a collector back. One whose scrape has panicked still holds its source, and what it knows of it may be wrong.
+func (s *Service) release(c *collector) {
+	if c.a.src != nil {
+		c.view.forget()
+		c.a.rollback()
+		return
+	}
+	s.collectors.Put(c)
+}

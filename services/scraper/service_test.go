@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -29,6 +30,7 @@ type fleet struct {
 	exporter *httptest.Server
 	scrapes  atomic.Int64
 	text     atomic.Pointer[string]
+	stop     func()
 }
 
 func newFleet(t *testing.T, jobs ...string) *fleet {
@@ -38,23 +40,41 @@ func newFleet(t *testing.T, jobs ...string) *fleet {
 	f.text.Store(&text)
 	f.exporter = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		f.scrapes.Add(1)
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		fmt.Fprint(w, *f.text.Load())
 	}))
 	t.Cleanup(f.exporter.Close)
 	f.rig = newRig(t, onServer(f.conn))
 	f.apply(jobs...)
+	f.start()
+	return f
+}
+
+// start runs the service until the test ends or stop is called.
+func (f *fleet) start() {
+	t := f.t
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	system := actor.NewSystem("outer", f.cfg.Logger, prometheus.NewPedanticRegistry())
 	system.Spawn("scraper-service", f.Service)
 	go func() { ended <- system.Serve(ctx) }()
-	t.Cleanup(func() {
+	f.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("the service ended with %v", err)
 		}
 	})
-	return f
+	t.Cleanup(f.stop)
+}
+
+// active returns what is shown of a target.
+func (f *fleet) active(id uint64) *Active {
+	for _, a := range f.Targets() {
+		if a.Discovered.ID == id {
+			return &a
+		}
+	}
+	return nil
 }
 
 // apply sets the jobs. Each is a name and further lines of YAML.
@@ -159,11 +179,8 @@ func TestTargetsComeAndGo(t *testing.T) {
 	f.waitFor(`{__name__="up", instance="one", job="a"}`)
 	second := f.publishTarget("b", "instance", "two", "zone", "west")
 	f.waitFor(`{__name__="metric", instance="two", job="b", zone="west"}`)
-	if n := len(f.Discovered()); n != 2 || f.Discovered()[first.ID] == nil {
+	if n := len(f.Targets()); n != 2 || f.active(first.ID) == nil {
 		t.Errorf("%d targets are shown", n)
-	}
-	if n := len(f.Targets()["a"]) + len(f.Targets()["b"]); n != 2 {
-		t.Errorf("%d targets are scraped", n)
 	}
 
 	// What is gone ends with a staleness marker. A changed target is another one, in the place of the first.
@@ -177,7 +194,7 @@ func TestTargetsComeAndGo(t *testing.T) {
 	} {
 		eventually(t, "a staleness marker of "+series, func() bool { _, stale := f.count(series); return stale == 1 })
 	}
-	eventually(t, "no targets", func() bool { return len(f.Discovered()) == 0 })
+	eventually(t, "no targets", func() bool { return len(f.Targets()) == 0 })
 	for _, x := range f.published() {
 		if x.T == math.MinInt64 {
 			t.Errorf("sample %+v", x)
@@ -189,21 +206,13 @@ func TestTargetsThatAreThereBeforeComeAtOnce(t *testing.T) {
 	f := newFleet(t, "a")
 	f.publishTarget("a")
 	f.waitFor(`{__name__="metric", instance="one", job="a"}`)
+	f.stop()
+	scrapes := f.scrapes.Load()
 	other := &fleet{conn: f.conn, exporter: f.exporter}
 	other.rig = newRig(t, onServer(f.conn))
 	other.apply("a")
-	w := &watcher{svc: other.Service}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- w.Serve(ctx) }()
-	if sets := <-other.sets; len(sets["a"]) != 1 {
-		t.Errorf("the first target sets are %v", sets)
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
+	other.start()
+	eventually(t, "the target of before", func() bool { return len(other.Targets()) == 1 && f.scrapes.Load() > scrapes })
 }
 
 func TestMessagesThatAreNoTargetsAreIgnored(t *testing.T) {
@@ -215,8 +224,8 @@ func TestMessagesThatAreNoTargetsAreIgnored(t *testing.T) {
 	f.publish(f.conn.Target(good.Shard(), good.ID), []byte("broken now"))
 	next := f.publishTarget("a", "instance", "two")
 	f.waitFor(`{__name__="up", instance="two", job="a"}`)
-	if len(f.Discovered()) != 2 || f.Discovered()[good.ID] == nil || f.Discovered()[next.ID] == nil {
-		t.Errorf("targets %v", f.Discovered())
+	if len(f.Targets()) != 2 || f.active(good.ID) == nil || f.active(next.ID) == nil {
+		t.Errorf("targets %v", f.Targets())
 	}
 	for _, part := range []string{"test.targets.1.what", f.conn.Target(1, 1), f.conn.Target(good.Shard(), good.ID)} {
 		if !strings.Contains(f.log.String(), part) {
@@ -244,13 +253,13 @@ func TestJobsOfAnotherConfigurationAreLeftOut(t *testing.T) {
 	f.publishTarget("b")
 	f.publishTarget("a")
 	f.waitFor(`{__name__="metric", instance="one", job="a"}`)
-	if n, _ := f.count(`{__name__="metric", instance="one", job="b"}`); n > 0 || len(f.Discovered()) != 1 {
+	if n, _ := f.count(`{__name__="metric", instance="one", job="b"}`); n > 0 || len(f.Targets()) != 1 {
 		t.Errorf("%d samples of a job that is not configured", n)
 	}
 	f.apply("a", "b")
 	f.waitFor(`{__name__="metric", instance="one", job="b"}`)
 	f.apply("b")
-	eventually(t, "the end of the job a", func() bool { return len(f.Targets()["a"]) == 0 && len(f.Discovered()) == 1 })
+	eventually(t, "the end of the job a", func() bool { return len(f.Targets()) == 1 && f.Targets()[0].Discovered.Job == "b" })
 	if stats := f.Stats(); stats.Samples == 0 || stats.Series == 0 || stats.DroppedScrapes > 0 {
 		t.Errorf("stats %+v", stats)
 	}
@@ -260,12 +269,15 @@ func TestJobsOfAnotherConfigurationAreLeftOut(t *testing.T) {
 }
 
 func TestBodiesAreLimitedUnlessTheJobSaysSo(t *testing.T) {
-	cfg := &promconfig.ScrapeConfig{JobName: "a"}
-	if got := scrapeConfig(cfg, 100); got.BodySizeLimit != 100 || cfg.BodySizeLimit != 0 || len(cfg.RelabelConfigs) != 0 {
-		t.Errorf("limit %v of a job without one", got.BodySizeLimit)
+	plain, own := &promconfig.ScrapeConfig{JobName: "a"}, &promconfig.ScrapeConfig{JobName: "b", BodySizeLimit: 7}
+	p, err := newPlan(nil, promconfig.GlobalConfig{}, []*promconfig.ScrapeConfig{plain, own}, 100)
+	if err != nil {
+		t.Fatal(err)
 	}
-	cfg.BodySizeLimit = 7
-	if got := scrapeConfig(cfg, 100); got.BodySizeLimit != 7 {
-		t.Errorf("limit %v of a job with 7", got.BodySizeLimit)
+	if got := p.jobs["a"].config.BodySizeLimit; got != 100 || plain.BodySizeLimit != 0 {
+		t.Errorf("limit %v of a job without one", got)
+	}
+	if got := p.jobs["b"].config.BodySizeLimit; got != 7 {
+		t.Errorf("limit %v of a job with 7", got)
 	}
 }

@@ -3,9 +3,9 @@ package scraper
 import (
 	"math"
 	"math/bits"
+	"slices"
 	"strings"
 	"sync"
-	"time"
 	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -17,19 +17,16 @@ import (
 )
 
 // source is what the scraper knows of one source: its series, numbered in the order of their first appearance, and the dictionaries that
-// hold them. Its lock is held by whoever appends to it, which is one scrape loop, and briefly a second one when a target comes
-// back while the old loop still has staleness markers to write.
+// hold them. Whoever collects a scrape for it holds its lock from the first sample to the commit. That is one scrape loop, and
+// briefly a second one when a target comes back while the old loop still has staleness markers to write.
 type source struct {
 	id        uint64
 	partition int
 	job       string
 
-	mu         sync.Mutex
-	generation uint64 // goes into the refs; a new one makes all refs given out before stale
-	seq        uint64 // of the last frame
-	moves      uint64 // how often a series got another entry
-	commits    uint64 // scrapes that went into series and exemplars
-	used       time.Time
+	mu    sync.Mutex
+	seq   uint64         // of the last frame
+	views map[*view]bool // of the scrape loops that append to the source
 
 	series   []seriesState
 	table    []uint32 // open-addressed hash of the label sets: number of the series + 1
@@ -66,29 +63,18 @@ type dict struct {
 // minTime is the last timestamp of a series that has no sample yet.
 const minTime = math.MinInt64
 
-// A ref is generation<<refBits | number+1 of the series.
-const refBits = 32
-
-func newSource(id uint64, partition int, job string, generation uint64) *source {
-	s := &source{id: id, partition: partition, job: job}
-	s.clear(generation)
+func newSource(id uint64, partition int, job string) *source {
+	s := &source{id: id, partition: partition, job: job, views: map[*view]bool{}}
+	s.clear()
 	return s
 }
 
-func (s *source) ref(i uint32) storage.SeriesRef {
-	return storage.SeriesRef(s.generation<<refBits | uint64(i) + 1)
-}
-
-// lookup returns the number of a series. ref is what an earlier append returned for it, or 0.
-func (s *source) lookup(ref storage.SeriesRef, ls labels.Labels) (i uint32, ok bool) {
-	if ref == 0 || uint64(ref)>>refBits != s.generation {
-		return s.find(ls)
-	}
-	i = uint32(ref) - 1
+// resolve returns the entry that stands for entry i now.
+func (s *source) resolve(i uint32) uint32 {
 	for s.series[i].moved != 0 {
 		i = s.series[i].moved - 1
 	}
-	return i, true
+	return i
 }
 
 // described returns the entry of a series with the metadata that comes with an append: i itself, or a new one where the metadata has changed.
@@ -103,7 +89,6 @@ func (s *source) described(i uint32, opts *storage.AOptions) uint32 {
 	}
 	n := s.add(s.series[i].labels, s.familyOf(opts))
 	s.series[n].last, s.series[i].moved = s.series[i].last, n+1
-	s.moves++
 	if v, ok := s.explicit[i]; ok {
 		s.explicit[n] = v
 	}
@@ -238,10 +223,9 @@ const (
 	peakDecay     = 0.95
 )
 
-// compact drops the series that keep does not name, where that is worth it. All refs become stale then; the scrape loops learn
-// the new ones as they append.
-func (s *source) compact(keep *bitmap, generation func() uint64) {
-	kept := keep.count(0, len(s.series))
+// compact drops the series that are neither in live nor were in the last scrape of a loop, where that is worth it. The views learn the new numbers.
+func (s *source) compact(live *bitmap) {
+	kept := live.count(0, len(s.series))
 	s.peak = max(float64(kept), s.peak*peakDecay)
 	full := int(s.peak)/frame.MaxSeries + 1
 	if float64(len(s.series)) <= 2*s.peak+compactSeries && len(s.dicts) <= compactDicts+2*full {
@@ -250,15 +234,23 @@ func (s *source) compact(keep *bitmap, generation func() uint64) {
 	if float64(kept) < s.peak/2 {
 		return // a failed scrape says nothing about what is gone
 	}
+	keep := bitmap{slices.Clone(live.words)}
+	for v := range s.views {
+		v.exposed.each(func(i uint32) { keep.set(s.resolve(i)) })
+	}
 	old, families, explicit, exemplars := s.series, s.families, s.explicit, s.exemplars
-	s.clear(generation())
+	s.empty()
+	kept = keep.count(0, len(old))
 	s.series = make([]seriesState, 0, kept)
 	s.table = make([]uint32, 1<<bits.Len(uint(kept*2+32)))
+	numbers := make([]uint32, len(old)) // the new ones
 	for i := range old {
 		if !keep.has(uint32(i)) {
+			numbers[i] = unknown
 			continue
 		}
 		n := uint32(len(s.series))
+		numbers[i] = n
 		st := old[i]
 		family, ok := s.index[families[st.family]]
 		if !ok {
@@ -274,11 +266,25 @@ func (s *source) compact(keep *bitmap, generation func() uint64) {
 			s.setExemplar(n, x)
 		}
 	}
+	for i := len(old) - 1; i >= 0; i-- {
+		if old[i].moved != 0 {
+			numbers[i] = numbers[old[i].moved-1] // a later one, which has its own already
+		}
+	}
+	for v := range s.views {
+		v.renumber(numbers)
+	}
 }
 
-// clear forgets all series. All refs become stale.
-func (s *source) clear(generation uint64) {
-	s.generation = generation
+// clear forgets all series; the views too.
+func (s *source) clear() {
+	s.empty()
+	for v := range s.views {
+		v.forget()
+	}
+}
+
+func (s *source) empty() {
 	s.series, s.dicts, s.sealed, s.explicit, s.exemplars = nil, nil, 0, nil, nil
 	s.table = make([]uint32, 64)
 	s.families, s.index = make([]family, 1), map[family]uint32{{}: 0}
@@ -326,6 +332,13 @@ func (b *bitmap) set(i uint32) {
 	b.words[i>>6] |= 1 << (i & 63)
 }
 
+// reserve makes room for n members.
+func (b *bitmap) reserve(n int) {
+	if words := (n + 63) >> 6; len(b.words) < words {
+		b.words = append(b.words, make([]uint64, words-len(b.words))...)
+	}
+}
+
 func (b *bitmap) clear(i uint32) {
 	if int(i>>6) < len(b.words) {
 		b.words[i>>6] &^= 1 << (i & 63)
@@ -335,6 +348,15 @@ func (b *bitmap) clear(i uint32) {
 func (b *bitmap) reset() {
 	clear(b.words)
 	b.words = b.words[:0]
+}
+
+// each calls f with each member, ascending.
+func (b *bitmap) each(f func(uint32)) {
+	for k, w := range b.words {
+		for ; w != 0; w &= w - 1 {
+			f(uint32(k<<6 + bits.TrailingZeros64(w)))
+		}
+	}
 }
 
 // count returns how many of [from, to) are in the set.

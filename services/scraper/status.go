@@ -9,16 +9,15 @@ import (
 	"github.com/millrace/millrace/pkg/target"
 )
 
-// Targets returns the targets that are scraped now, by job.
-func (s *Service) Targets() map[string][]*scrape.Target {
-	s.mu.Lock()
-	manager := s.manager
-	s.mu.Unlock()
-	if manager == nil {
-		return nil
-	}
-	return manager.TargetsActive()
+// Active is a target that is being scraped.
+type Active struct {
+	*scrape.Target
+	// Discovered is the target as discovery published it.
+	Discovered *target.Target
 }
+
+// Targets returns the targets that are scraped now.
+func (s *Service) Targets() []Active { return *s.active.Load() }
 
 // Waiting says on what the service waits; nothing means that all is well.
 func (s *Service) Waiting() []string {
@@ -29,14 +28,6 @@ func (s *Service) Waiting() []string {
 		}
 	}
 	return reasons
-}
-
-// Discovered returns the targets as discovery published them, by ID.
-func (s *Service) Discovered() map[uint64]*target.Target {
-	if m := s.discovered.Load(); m != nil {
-		return *m
-	}
-	return nil
 }
 
 // Stats are the numbers that tell most about the service.

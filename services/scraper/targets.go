@@ -3,23 +3,25 @@ package scraper
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
-	"github.com/alecthomas/units"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/common/model"
-	promconfig "github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/discovery/targetgroup"
-	"github.com/prometheus/prometheus/model/labels"
-	"github.com/prometheus/prometheus/model/relabel"
 
+	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/target"
 )
 
-// watcher is the actor that follows the stream of final targets and hands the scrape manager its target sets.
+// watcher is the actor that follows the stream of final targets, and starts and stops their scrape loops.
 type watcher struct {
-	svc *Service
+	svc       *Service
+	loops     *actor.System   // in which the loops run
+	stopping  context.Context // ends when the service stops
+	handovers sync.WaitGroup  // of loops that end
+
+	plan *plan // as the jobs have it
+	jobs map[string]*job
 }
 
 // settle is how long the watcher waits for more changes before it passes on what it has.
@@ -58,13 +60,13 @@ func (w *watcher) Serve(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-w.svc.resend:
+		case <-w.svc.replanned:
 			changed = true
 		case m := <-messages:
 			if m.err != nil {
 				return fmt.Errorf("reading targets: %w", m.err)
 			}
-			w.apply(targets, m.msg)
+			w.take(targets, m.msg)
 			left -= min(left, 1)
 			changed = true
 		case <-settled.C:
@@ -76,9 +78,7 @@ func (w *watcher) Serve(ctx context.Context) error {
 				}
 			}
 			if left == 0 {
-				if err := w.send(ctx, targets); err != nil {
-					return nil
-				}
+				w.apply(targets)
 				changed = false
 			}
 		}
@@ -122,8 +122,8 @@ func (w *watcher) unread(ctx context.Context, c jetstream.Consumer) (uint64, err
 	return info.NumPending, nil
 }
 
-// apply takes one message. A target that cannot be read is left as it was, and named in the log.
-func (w *watcher) apply(targets map[uint64]*target.Target, msg jetstream.Msg) {
+// take reads one message. A target that cannot be read is left as it was, and named in the log.
+func (w *watcher) take(targets map[uint64]*target.Target, msg jetstream.Msg) {
 	id, err := w.svc.cfg.Conn.TargetID(msg.Subject())
 	if err != nil {
 		w.svc.cfg.Logger.Error("Ignoring a message among the targets", "err", err)
@@ -141,64 +141,55 @@ func (w *watcher) apply(targets map[uint64]*target.Target, msg jetstream.Msg) {
 	targets[id] = t
 }
 
-// send hands all targets to the scrape manager, one group a target.
-func (w *watcher) send(ctx context.Context, targets map[uint64]*target.Target) error {
-	sets := map[string][]*targetgroup.Group{}
-	for _, job := range w.svc.jobs() {
-		sets[job] = nil
+// apply makes the loops those of the targets, with the configuration as it is now.
+func (w *watcher) apply(targets map[uint64]*target.Target) {
+	next := w.svc.plan.Load()
+	if next != w.plan {
+		w.replan(next)
 	}
-	discovered := make(map[uint64]*target.Target, len(targets))
+	byJob := make(map[string]map[uint64]*target.Target, len(w.jobs))
+	for name := range w.jobs {
+		byJob[name] = map[uint64]*target.Target{}
+	}
 	for id, t := range targets {
-		if _, ok := sets[t.Job]; !ok {
-			continue // a job that this process's configuration does not have, or not any more
+		if list := byJob[t.Job]; list != nil { // or it is one of another configuration
+			list[id] = t
 		}
-		sets[t.Job] = append(sets[t.Job], &targetgroup.Group{Source: fmt.Sprintf("%016x", id), Targets: []model.LabelSet{labelSet(t)}})
-		discovered[id] = t
 	}
-	w.svc.discovered.Store(&discovered)
-	select {
-	case w.svc.sets <- sets:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	var active []Active
+	for name, j := range w.jobs {
+		j.sync(byJob[name])
+		j.reopen(w.plan.failures)
+		for _, l := range j.loops {
+			active = append(active, Active{Target: l.target, Discovered: l.discovered})
+		}
 	}
+	w.svc.active.Store(&active)
 }
 
-// TargetLabel is a label, not exposed to the samples, that carries the ID of the target as discovery published it.
-const TargetLabel = "__millrace_target__"
-
-const absentPrefix = "__millrace_absent_"
-
-// labelSet returns the target's labels for the scrape manager. Labels that relabelling has removed are marked, so that the scrape
-// manager does not fill them in from the configuration again; see scrapeConfig.
-func labelSet(t *target.Target) model.LabelSet {
-	set := make(model.LabelSet, t.Labels.Len()+len(t.Absent))
-	t.Labels.Range(func(l labels.Label) { set[model.LabelName(l.Name)] = model.LabelValue(l.Value) })
-	set[TargetLabel] = model.LabelValue(fmt.Sprintf("%016x", t.ID))
-	for _, name := range t.Absent {
-		set[model.LabelName(absentPrefix+name)] = "1"
+// replan gives the jobs their new configurations, stops those that are gone, and closes what only the old plan used.
+func (w *watcher) replan(next *plan) {
+	for name, j := range w.jobs {
+		switch p := next.jobs[name]; p {
+		case nil:
+			j.stop()
+			delete(w.jobs, name)
+		case j.jobPlan:
+		default:
+			j.replan(p)
+		}
 	}
-	return set
-}
-
-// absentable are the labels that Prometheus adds to a target which does not have them.
-var absentable = []string{model.JobLabel, model.SchemeLabel, model.MetricsPathLabel}
-
-// scrapeConfig returns the configuration of a job as the scrape manager gets it: targets come relabelled, so what is left of relabelling is to
-// remove what relabelling had removed.
-func scrapeConfig(c *promconfig.ScrapeConfig, maxBody int64) *promconfig.ScrapeConfig {
-	own := *c
-	own.ServiceDiscoveryConfigs = nil
-	own.RelabelConfigs = nil
-	for _, name := range absentable {
-		own.RelabelConfigs = append(own.RelabelConfigs, &relabel.Config{
-			SourceLabels: model.LabelNames{model.LabelName(absentPrefix + name)}, Separator: ";",
-			Regex: relabel.MustNewRegexp("1"), TargetLabel: name, Replacement: "", Action: relabel.Replace,
-			NameValidationScheme: model.UTF8Validation,
-		})
+	for name, p := range next.jobs {
+		if w.jobs[name] == nil {
+			w.jobs[name] = &job{jobPlan: p, w: w, name: name, loops: map[uint64]*loop{}}
+		}
 	}
-	if own.BodySizeLimit == 0 {
-		own.BodySizeLimit = units.Base2Bytes(maxBody)
+	w.svc.seed.Store(next.seed)
+	for _, j := range w.jobs {
+		j.reopen(next.failures)
 	}
-	return &own
+	if w.plan != nil {
+		w.plan.close(next)
+	}
+	w.plan = next
 }

@@ -1,0 +1,231 @@
+package scraper
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/prometheus/scrape"
+	"github.com/prometheus/prometheus/util/logging"
+
+	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/target"
+)
+
+// loop is the actor that scrapes one target, beat by beat.
+type loop struct {
+	svc    *Service
+	target *scrape.Target
+	id     uint64 // of the target
+	source *source
+	view   *view
+	rules  *rules
+	fetch  *fetcher
+	log    *slog.Logger
+
+	interval, timeout time.Duration
+	broken            error                      // with which every scrape fails
+	forced            atomic.Pointer[error]      // the same, from time to time
+	failures          atomic.Pointer[failureLog] // nil for none
+
+	discovered *target.Target
+	stopping   context.Context // ends when the service stops
+	ref        *actor.Ref
+	started    chan struct{} // closed when ref is set
+
+	last time.Time // when the last scrape began; zero before the first
+	size int       // of the last body, in bytes
+}
+
+// failureLog is a scrape_failure_log_file, with the words about the target.
+type failureLog struct{ *slog.Logger }
+
+func newFailureLog(file *logging.JSONFileLogger, job string, t *scrape.Target) *failureLog {
+	if file == nil {
+		return nil
+	}
+	return &failureLog{slog.New(file).With("job_name", job, "target", t.URL().String())}
+}
+
+// tolerance is how late after its beat a scrape still gets the beat's timestamp, so that timestamps are regular and compress well. It is at most a
+// hundredth of the interval.
+const tolerance = 2 * time.Millisecond
+
+// Serve scrapes at each beat until ctx ends. A beat's place in the interval follows from the target and the external labels, so
+// that a target keeps it whoever scrapes it, and a second pipeline with other external labels scrapes at another time.
+func (l *loop) Serve(ctx context.Context) error {
+	beat := l.nextBeat(time.Now())
+	timer := time.NewTimer(time.Until(beat))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		now := time.Now().Round(0)
+		if now.Sub(beat).Abs() <= min(tolerance, l.interval/100) {
+			now = beat
+		}
+		l.scrape(ctx, now)
+		if ctx.Err() != nil {
+			return nil
+		}
+		// A scrape that took longer than the interval is followed by the next at once.
+		if beat = beat.Add(l.interval); time.Since(beat) >= l.interval || time.Until(beat) > l.interval {
+			beat = l.nextBeat(time.Now())
+		}
+		timer.Reset(time.Until(beat))
+	}
+}
+
+// nextBeat returns the first beat that is not before now.
+func (l *loop) nextBeat(now time.Time) time.Time {
+	now = now.Round(0)
+	offset := int64((l.id ^ l.svc.seed.Load()) % uint64(l.interval))
+	since := (now.UnixNano() - offset) % int64(l.interval)
+	if since == 0 {
+		return now
+	}
+	return now.Add(l.interval - time.Duration(since))
+}
+
+// stopGrace is how long a scrape that is under way may go on when the service stops. What it would bring is lost then, like what comes later.
+const stopGrace = 2 * time.Second
+
+// scrape scrapes once, and commits what came of it with the timestamp at.
+func (l *loop) scrape(ctx context.Context, at time.Time) {
+	start := time.Now()
+	if !l.last.IsZero() {
+		l.svc.scrapeMetrics.interval(l.interval).Observe(start.Sub(l.last).Seconds())
+	}
+	l.last = start
+	var o outcome
+	var body []byte
+	var contentType string
+	forced := l.forced.Load()
+	if forced != nil {
+		o.err = *forced
+	} else {
+		body, contentType, o.err = l.get()
+		if body != nil {
+			defer bodies.Put(body)
+		}
+		if l.stopping.Err() != nil && o.err != nil {
+			return // it was cut short, which says nothing about the target
+		}
+		l.note(len(body), &o)
+	}
+	l.deliver(start, at.UnixMilli(), body, contentType, &o)
+}
+
+// deliver turns what a scrape has brought into frames: o tells of it so far, and t is its timestamp in milliseconds.
+func (l *loop) deliver(start time.Time, t int64, body []byte, contentType string, o *outcome) {
+	c := l.svc.collector()
+	defer l.svc.release(c)
+	c.begin(l, t)
+	if err := l.collect(c, body, contentType); err != nil && o.err == nil {
+		o.err = err
+	}
+	o.scraped, o.added, o.seriesAdded = c.total, c.added, c.seriesAdded
+	o.duration = time.Since(start)
+	l.target.Report(start, o.duration, o.err)
+	if err := c.report(t, o); err != nil {
+		l.log.Warn("The scrape's report could not be appended", "err", err)
+		c.restart()
+	}
+	if err := c.commit(); err != nil {
+		l.log.Error("A scrape could not be committed", "err", err)
+	}
+}
+
+// get fetches the exposition. A stopping service lets it finish for a while.
+func (l *loop) get() ([]byte, string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
+	defer cancel()
+	if l.broken != nil {
+		return nil, "", l.broken
+	}
+	stop := context.AfterFunc(l.stopping, func() {
+		select {
+		case <-time.After(stopGrace):
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	defer stop()
+	return l.fetch.fetch(ctx, l.size)
+}
+
+// note takes the size of the body, or says why there is none.
+func (l *loop) note(size int, o *outcome) {
+	if o.err == nil {
+		if o.bytes = size; size > 0 {
+			l.size = size
+		}
+		return
+	}
+	l.log.Debug("Scrape failed", "err", o.err)
+	if f := l.failures.Load(); f != nil {
+		f.Error(o.err.Error())
+	}
+	if errors.Is(o.err, errBodySizeLimit) {
+		o.bytes = -1
+		l.svc.scrapeMetrics.bodySizeLimit.Inc()
+	}
+}
+
+// collect appends what a body holds. A body that is empty, missing or faulty leaves staleness markers.
+func (l *loop) collect(c *collector, body []byte, contentType string) error {
+	var err error
+	if len(body) > 0 {
+		if err = c.collect(body, contentType); err == nil {
+			return nil
+		}
+		l.log.Debug("Reading a scrape failed", "err", err)
+		c.restart()
+	}
+	if err := c.collectNothing(); err != nil {
+		l.log.Warn("Staleness markers could not be appended", "err", err)
+		c.restart()
+	}
+	return err
+}
+
+// ending is the actor that writes the staleness markers of a target that is gone. It waits as long as the target may take to come
+// back, with the same labels or in another loop; then its series have newer samples, and the markers are refused.
+type ending struct {
+	*loop
+}
+
+// Serve writes the markers, unless the service stops before: then the target is not gone.
+func (e ending) Serve(ctx context.Context) error {
+	defer e.svc.sources.detach(e.source, e.view)
+	if e.last.IsZero() {
+		return nil
+	}
+	next := e.nextBeat(time.Now()) // the time of the markers: that of the first scrape that was not made
+	patience := time.NewTimer(time.Until(next.Add(e.interval + e.interval/10)))
+	defer patience.Stop()
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-patience.C:
+	}
+	c := e.svc.collector()
+	defer e.svc.release(c)
+	c.begin(e.loop, next.UnixMilli())
+	if err := c.collectNothing(); err != nil {
+		e.log.Warn("Staleness markers could not be appended", "err", err)
+		c.restart()
+	}
+	if err := c.reportStale(next.UnixMilli()); err != nil {
+		e.log.Warn("Staleness markers could not be appended", "err", err)
+	}
+	if err := c.commit(); err != nil {
+		e.log.Error("Staleness markers could not be committed", "err", err)
+	}
+	return nil
+}

@@ -1,0 +1,74 @@
+package scraper
+
+import "math"
+
+// view is what one scrape loop knows of its source: how its target's exposition looks, and which series that exposed last. The source's
+// lock guards it.
+type view struct {
+	format      format
+	contentType string // that has format
+
+	template *template
+	series   []uint32 // for each line of template the number of its series in the source, or dropped, or unknown
+	// spare holds the series of lines that only scrapes which failed have shown, by their text.
+	spare map[string]uint32
+	size  int // lines at the last success
+	meta  *metadataStore
+
+	exposed bitmap // series in the last scrape, without those that have timestamps of their own; they end with a staleness marker
+	current bitmap // the same for the scrape that is being collected
+
+	reports [len(reportSamples)]uint32
+}
+
+const (
+	// unknown stands for a line whose series the source does not have (yet): its labels are to be read.
+	unknown = math.MaxUint32
+	// dropped stands for a line that relabelling drops.
+	dropped = math.MaxUint32 - 1
+)
+
+// noTemplate is the template of a target that was not read yet.
+var noTemplate = &template{}
+
+func newView() *view {
+	v := &view{}
+	v.forget()
+	return v
+}
+
+// forget drops all that refers to series of the source.
+func (v *view) forget() {
+	v.template, v.series, v.spare = noTemplate, nil, nil
+	v.exposed.reset()
+	v.current.reset()
+	for i := range v.reports {
+		v.reports[i] = unknown
+	}
+}
+
+// renumber follows a compaction: numbers holds the new number of each series.
+func (v *view) renumber(numbers []uint32) {
+	number := func(i uint32) uint32 {
+		if i >= dropped {
+			return i
+		}
+		return numbers[i]
+	}
+	for k, i := range v.series {
+		v.series[k] = number(i)
+	}
+	for met, i := range v.spare {
+		v.spare[met] = number(i)
+	}
+	for k, i := range v.reports {
+		v.reports[k] = number(i)
+	}
+	var exposed bitmap
+	v.exposed.each(func(i uint32) {
+		if n := numbers[i]; n != unknown {
+			exposed.set(n)
+		}
+	})
+	v.exposed = exposed
+}
