@@ -366,6 +366,6 @@ func FuzzScrapes(f *testing.F) {
 	cfg := differentialConfig(f)
 	f.Fuzz(func(t *testing.T, data []byte, startTimestamps bool) {
 		c := &choices{data[:min(len(data), 1<<13)]}
-		compareWithPrometheus(t, cfg, c.sequences(t, cfg, 12), 20*time.Millisecond, startTimestamps)
+		compareWithPrometheus(t, cfg, c.sequences(t, cfg, 12), 50*time.Millisecond, startTimestamps)
 	})
 }
