@@ -42,9 +42,11 @@ func newPlan(before *plan, global promconfig.GlobalConfig, jobs []*promconfig.Sc
 		}
 		// The file is opened again, since it may have been moved away.
 		if file := cfg.ScrapeFailureLogFile; file != "" && p.failures[file] == nil {
-			if p.failures[file], err = logging.NewJSONFileLogger(file); err != nil {
+			f, err := logging.NewJSONFileLogger(file)
+			if err != nil {
 				return nil, fmt.Errorf("scrape_failure_log_file of job %q: %w", cfg.JobName, err)
 			}
+			p.failures[file] = f
 		}
 		if before != nil {
 			if old := before.jobs[cfg.JobName]; old != nil && reflect.DeepEqual(old.config, &cfg) {

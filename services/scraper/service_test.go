@@ -30,6 +30,9 @@ type fleet struct {
 	exporter *httptest.Server
 	scrapes  atomic.Int64
 	text     atomic.Pointer[string]
+	status   atomic.Int64 // of the exporter's answers, if it is not 200
+	hanging  atomic.Int64 // requests with a timeout of 5 s, which the exporter does not answer
+	global   promconfig.GlobalConfig
 	stop     func()
 }
 
@@ -38,8 +41,16 @@ func newFleet(t *testing.T, jobs ...string) *fleet {
 	f := &fleet{conn: server(t)}
 	text := "metric 1\n"
 	f.text.Store(&text)
-	f.exporter = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	f.exporter = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		f.scrapes.Add(1)
+		if req.Header.Get("X-Prometheus-Scrape-Timeout-Seconds") == "5" {
+			f.hanging.Add(1)
+			<-req.Context().Done()
+			return
+		}
+		if status := f.status.Load(); status != 0 {
+			w.WriteHeader(int(status))
+		}
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		fmt.Fprint(w, *f.text.Load())
 	}))
@@ -92,6 +103,7 @@ func (f *fleet) apply(jobs ...string) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.global = cfg.GlobalConfig
 	if err := f.ApplyConfig(cfg.GlobalConfig, list); err != nil {
 		f.t.Fatal(err)
 	}

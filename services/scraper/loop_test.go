@@ -1,0 +1,225 @@
+package scraper
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/value"
+)
+
+const metricOfOne = `{__name__="metric", instance="one", job="a"}`
+
+// TestAReloadKeepsSeries has a job go on with another interval: nothing ends. Other relabelling ends what it does away with.
+func TestAReloadKeepsSeries(t *testing.T) {
+	f := newFleet(t, "a")
+	f.publishTarget("a")
+	f.waitFor(metricOfOne)
+	n, _ := f.count(metricOfOne)
+	f.apply("a\nsample_limit: 100\nscrape_timeout: 100ms")
+	eventually(t, "samples after the reload", func() bool { now, _ := f.count(metricOfOne); return now > n+3 })
+	if _, stale := f.count(metricOfOne); stale != 0 {
+		t.Errorf("a reload left %d staleness markers", stale)
+	}
+	f.apply("a\nmetric_relabel_configs: [{source_labels: [__name__], regex: metric, target_label: __name__, replacement: renamed}]")
+	f.waitFor(`{__name__="renamed", instance="one", job="a"}`)
+	eventually(t, "the end of the old series", func() bool { _, stale := f.count(metricOfOne); return stale == 1 })
+	if _, stale := f.count(`{__name__="up", instance="one", job="a"}`); stale != 0 {
+		t.Errorf("up has %d staleness markers though its target is there", stale)
+	}
+}
+
+// TestReloadsInARowLeaveOneLoop reloads faster than loops can follow.
+func TestReloadsInARowLeaveOneLoop(t *testing.T) {
+	f := newFleet(t, "a")
+	f.publishTarget("a")
+	f.waitFor(metricOfOne)
+	for i := range 20 {
+		f.apply(fmt.Sprintf("a\nsample_limit: %d", 100+i))
+	}
+	n, _ := f.count(metricOfOne)
+	eventually(t, "samples after the reloads", func() bool { now, _ := f.count(metricOfOne); return now > n+5 })
+	var last int64
+	for _, x := range f.published() {
+		if x.Series != metricOfOne {
+			continue
+		}
+		if value.IsStaleNaN(x.V) {
+			t.Error("a reload left a staleness marker")
+		}
+		if x.T-last < 190 {
+			t.Errorf("two scrapes at %d and %d, the interval is 200 ms", last, x.T)
+		}
+		last = x.T
+	}
+}
+
+// TestABrokenJobLeavesTheOldOnes has a configuration that cannot be used.
+func TestABrokenJobLeavesTheOldOnes(t *testing.T) {
+	f := newFleet(t, "a")
+	f.publishTarget("a")
+	f.waitFor(metricOfOne)
+	before := f.plan.Load()
+	jobs := before.jobs["a"].config
+	bad := *jobs
+	bad.ScrapeFailureLogFile = filepath.Join(t.TempDir(), "no", "such", "folder", "log")
+	if err := f.ApplyConfig(f.global, []*promconfig.ScrapeConfig{&bad}); err == nil || !strings.Contains(err.Error(), "scrape_failure_log_file") {
+		t.Errorf("error %v", err)
+	}
+	if f.plan.Load() != before {
+		t.Error("a bad configuration took effect")
+	}
+}
+
+// TestFailedScrapesAreLogged reads scrape_failure_log_file, and moves it away as a log rotation does.
+func TestFailedScrapesAreLogged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "failures.json")
+	job := "a\nscrape_failure_log_file: " + path
+	f := newFleet(t, job)
+	f.status.Store(http.StatusTeapot)
+	f.publishTarget("a")
+	logged := func() bool {
+		text, _ := os.ReadFile(path)
+		var line struct{ Msg, Job_name, Target string }
+		first, _, _ := strings.Cut(string(text), "\n")
+		return json.Unmarshal([]byte(first), &line) == nil && line.Job_name == "a" && strings.Contains(line.Msg, "418") && strings.Contains(line.Target, "/metrics")
+	}
+	eventually(t, "a line in the failure log", logged)
+	if err := os.Rename(path, path+".old"); err != nil {
+		t.Fatal(err)
+	}
+	f.apply(job)
+	eventually(t, "a line in the new failure log", logged)
+}
+
+// TestTooManyTargetsFail follows target_limit.
+func TestTooManyTargetsFail(t *testing.T) {
+	f := newFleet(t, "a\ntarget_limit: 1")
+	f.publishTarget("a")
+	f.waitFor(metricOfOne)
+	second := f.publishTarget("a", "instance", "two")
+	eventually(t, "failing targets", func() bool {
+		failing := 0
+		for _, a := range f.Targets() {
+			if err := a.LastError(); err != nil && strings.Contains(err.Error(), "target_limit exceeded (number of targets: 2, limit: 1)") {
+				failing++
+			}
+		}
+		return failing == 2
+	})
+	eventually(t, "the end of the series", func() bool { _, stale := f.count(metricOfOne); return stale == 1 })
+	f.removeTarget(second)
+	eventually(t, "a good scrape", func() bool { return len(f.Targets()) == 1 && f.Targets()[0].LastError() == nil })
+}
+
+// TestStoppingDoesNotWaitForHangingTargets stops the service while a scrape hangs.
+func TestStoppingDoesNotWaitForHangingTargets(t *testing.T) {
+	f := newFleet(t, "a")
+	f.publishTarget("a")
+	f.waitFor(metricOfOne)
+	f.publishTarget("a", "instance", "slow", "__scrape_interval__", "5s", "__scrape_timeout__", "5s")
+	eventually(t, "a hanging scrape", func() bool { return f.hanging.Load() > 0 })
+	f.stop()
+	for _, x := range f.published() {
+		if value.IsStaleNaN(x.V) || strings.Contains(x.Series, `"up"`) && x.V != 1 {
+			t.Errorf("stopping left %v", x)
+		}
+	}
+}
+
+// TestAPanicCostsOneScrape has a scrape panic with the source locked.
+func TestAPanicCostsOneScrape(t *testing.T) {
+	r := newRig(t)
+	l := r.plainLoop(1)
+	r.give(l, step{body: "x 1\n", contentType: plainText}, 1000)
+	l.view.template = &template{format: formatText, text: "x ", lines: []templateLine{{end: 2, met: 0, metEnd: 1}}}
+	l.view.series = []uint32{12345} // there is no such series
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		r.give(l, step{body: "x 2\n", contentType: plainText}, 2000)
+	}()
+	got := r.give(l, step{body: "x 3\n", contentType: plainText}, 3000)
+	if len(got.Samples) != 6 {
+		t.Errorf("the next scrape has %v", got.Samples)
+	}
+}
+
+// TestBeatsFollowFromTheTarget shows that a loop scrapes at the same times wherever and whenever it starts.
+func TestBeatsFollowFromTheTarget(t *testing.T) {
+	r := newRig(t)
+	start := time.UnixMilli(1_800_000_000_000)
+	phases := map[time.Duration]bool{}
+	for n := range 20 {
+		l := r.plainLoop(n)
+		l.interval = 10 * time.Second
+		first := l.nextBeat(start)
+		phases[first.Sub(start)] = true
+		if first.Before(start) || first.Sub(start) >= l.interval {
+			t.Fatalf("the first beat after %v is %v", start, first)
+		}
+		for _, later := range []time.Duration{0, 1, time.Second, 9 * time.Second, 10 * time.Second, 12345 * time.Second} {
+			beat := l.nextBeat(start.Add(later))
+			if d := beat.Sub(first); d < 0 || d%l.interval != 0 || beat.Before(start.Add(later)) || beat.Sub(start.Add(later)) >= l.interval {
+				t.Fatalf("the beat after %v is %v later than the first", later, d)
+			}
+		}
+	}
+	if len(phases) < 20 {
+		t.Errorf("20 targets have %d phases", len(phases))
+	}
+}
+
+// TestUnixSocketsAreScraped follows the label __unix_socket__.
+func TestUnixSocketsAreScraped(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", plainText)
+		fmt.Fprint(w, "by_socket 1\n")
+	})}
+	go func() { _ = server.Serve(listener) }()
+	defer server.Close()
+	f := newFleet(t, "a")
+	f.publishTarget("a", "__unix_socket__", path, "__address__", "nowhere:1")
+	f.waitFor(`{__name__="by_socket", instance="one", job="a"}`)
+	f.stop()
+}
+
+// TestTimestampsKeepTheBeat looks at the timestamps of consecutive scrapes.
+func TestTimestampsKeepTheBeat(t *testing.T) {
+	f := newFleet(t, "a")
+	f.publishTarget("a")
+	eventually(t, "some scrapes", func() bool { n, _ := f.count(metricOfOne); return n > 8 })
+	var last int64
+	regular, all := 0, 0
+	for _, x := range f.published() {
+		if x.Series != metricOfOne {
+			continue
+		}
+		if last != 0 {
+			all++
+			if math.Abs(float64(x.T-last-200)) <= 1 {
+				regular++
+			}
+		}
+		last = x.T
+	}
+	if regular == 0 {
+		t.Errorf("none of %d intervals is one of 200 ms", all)
+	}
+}
