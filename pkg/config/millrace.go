@@ -16,6 +16,8 @@ type Millrace struct {
 	NATS NATS `yaml:"nats"`
 	// Streams says how the streams are cut up, replicated and how long they keep what they hold.
 	Streams Streams `yaml:"streams"`
+	// Fleet says how processes that share the work notice each other.
+	Fleet Fleet `yaml:"fleet"`
 	// Scraper bounds how scraped frames are gathered into messages.
 	Scraper Scraper `yaml:"scraper"`
 	// Writer bounds the memory that sending takes.
@@ -98,6 +100,13 @@ type Retention struct {
 	MaxBytes ByteSize `yaml:"max_bytes"`
 }
 
+// Fleet says how processes that share the work notice each other.
+type Fleet struct {
+	// LeaseTTL is how long a process that gives no sign of life keeps its share of the work; a killed one loses it at once.
+	// 1s to 1h. Default 5s.
+	LeaseTTL model.Duration `yaml:"lease_ttl"`
+}
+
 // Scraper bounds how scraped frames are gathered into messages.
 type Scraper struct {
 	// Linger is how long a frame may wait for others of its partition before it is published; above 0, at most 10s.
@@ -154,6 +163,7 @@ func baseMillrace() Millrace {
 			Dictionaries: Retention{MaxBytes: 2 * GiB},
 			Rejected:     Retention{MaxAge: model.Duration(168 * time.Hour), MaxBytes: GiB},
 		},
+		Fleet: Fleet{LeaseTTL: model.Duration(5 * time.Second)},
 		Scraper: Scraper{
 			Linger:          model.Duration(500 * time.Millisecond),
 			MaxBatchBytes:   256 * KiB,

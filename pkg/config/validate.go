@@ -30,6 +30,7 @@ func (d *decoder) validate(m *Millrace) {
 	d.validateNATS(&m.NATS)
 	d.validateAuth(&m.NATS)
 	d.validateStreams(m)
+	d.validateFleet(m)
 	const scraper, writer = "millrace.scraper.", "millrace.writer."
 	if m.Scraper.Linger <= 0 || m.Scraper.Linger > maxLinger {
 		d.fail(scraper+"linger", "is "+m.Scraper.Linger.String(), "choose a duration above 0 and at most 10s")
@@ -142,6 +143,12 @@ func (d *decoder) validateAuth(n *NATS) {
 			have, miss = miss, have
 		}
 		d.fail(path+"tls."+have, "is set without "+miss, "set both or none")
+	}
+}
+
+func (d *decoder) validateFleet(m *Millrace) {
+	if ttl := m.Fleet.LeaseTTL; ttl < model.Duration(time.Second) || ttl > model.Duration(time.Hour) {
+		d.fail("millrace.fleet.lease_ttl", "is "+ttl.String(), "choose a duration from 1s to 1h")
 	}
 }
 

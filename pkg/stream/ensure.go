@@ -22,6 +22,8 @@ type Layout struct {
 	Partitions int
 	// Replicas of each stream and bucket: 1, 3 or 5.
 	Replicas int
+	// LeaseTTL is how long an entry of Members lasts.
+	LeaseTTL time.Duration
 	// Frames, Dicts and Rejected say how long messages are kept. Relabelled is kept like Dicts.
 	Frames, Dicts, Rejected Keep
 }
@@ -76,12 +78,13 @@ func (c *Conn) Ensure(ctx context.Context, l Layout) error {
 			return err
 		}
 	}
-	for _, name := range []string{positions, leases} {
-		_, err := c.JS.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: c.Bucket(name), History: 1, Storage: jetstream.FileStorage, Replicas: l.Replicas,
-		})
-		if err != nil {
-			return fmt.Errorf("making the bucket %s: %w", c.Bucket(name), err)
+	for _, b := range []jetstream.KeyValueConfig{
+		{Bucket: positions}, {Bucket: Leases}, {Bucket: Sources, TTL: l.Dicts.Age},
+		{Bucket: Members, TTL: l.LeaseTTL, LimitMarkerTTL: time.Minute}, // who follows the bucket learns by a marker that an entry has expired
+	} {
+		b.Bucket, b.History, b.Storage, b.Replicas = c.Bucket(b.Bucket), 1, jetstream.FileStorage, l.Replicas
+		if _, err := c.JS.CreateOrUpdateKeyValue(ctx, b); err != nil {
+			return fmt.Errorf("making the bucket %s: %w", b.Bucket, err)
 		}
 	}
 	return nil

@@ -16,8 +16,12 @@ const (
 	Frames     = "FRAMES"
 	Rejected   = "REJECTED"
 
+	// Members holds the processes of the fleet, Leases who owns what, Sources what scrapers know of sources.
+	Members = "members"
+	Leases  = "leases"
+	Sources = "sources"
+
 	positions = "positions"
-	leases    = "leases"
 )
 
 // Shards is the number of shards that targets are spread over. A shard is the unit in which scrapers own targets.
@@ -54,6 +58,9 @@ func (n Names) TargetID(targetSubject string) (uint64, error) {
 	}
 	return id, nil
 }
+
+// Ping returns the subject on which a member of the fleet answers that it is there.
+func (n Names) Ping(member string) string { return n.Prefix + ".ping." + member }
 
 // Dict returns the subject of a dictionary: "millrace.dicts.3.<dictionary>".
 func (n Names) Dict(partition int, id frame.DictID) string {

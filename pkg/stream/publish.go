@@ -88,9 +88,9 @@ func (c *Conn) Next(ctx context.Context, stream, subject string, seq uint64) (Me
 
 // NextEpoch returns a number for a new owner of a role, greater than that of every owner before.
 func (c *Conn) NextEpoch(ctx context.Context, role string) (uint64, error) {
-	kv, err := c.JS.KeyValue(ctx, c.Bucket(leases))
+	kv, err := c.JS.KeyValue(ctx, c.Bucket(Leases))
 	if err != nil {
-		return 0, fmt.Errorf("opening the bucket %s: %w", c.Bucket(leases), err)
+		return 0, fmt.Errorf("opening the bucket %s: %w", c.Bucket(Leases), err)
 	}
 	var start [8]byte
 	binary.BigEndian.PutUint64(start[:], uint64(time.Now().UnixMilli()))
