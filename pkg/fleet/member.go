@@ -3,7 +3,9 @@ package fleet
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -26,6 +28,19 @@ type Member struct {
 	Started time.Time `msgpack:"started"`
 
 	revision uint64 // of its entry
+}
+
+// NewID returns an ID for a process that starts now on a machine. It can be part of a subject.
+func NewID(host string) string {
+	var b strings.Builder
+	for _, c := range host {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' {
+			b.WriteRune(c)
+		} else {
+			b.WriteByte('_')
+		}
+	}
+	return fmt.Sprintf("%s-%08x", b.String(), rand.Uint32())
 }
 
 // Lease is who owns a share.

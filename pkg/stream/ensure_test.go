@@ -127,10 +127,6 @@ func TestFleetsShareAServerByTheirPrefixes(t *testing.T) {
 			t.Errorf("fleet %s reads %q: %v", c.Prefix, msg.Data, err)
 		}
 	}
-	first, _ := a.NextEpoch(t.Context(), "scraper")
-	if other, err := b.NextEpoch(t.Context(), "scraper"); err != nil || other != first {
-		t.Errorf("the first epochs are %d and %d: %v", first, other, err)
-	}
 }
 
 func TestOldServersAreRefused(t *testing.T) {
@@ -146,30 +142,5 @@ func TestOldServersAreRefused(t *testing.T) {
 	}
 	if err := connect(t, Config{URL: talker(t, "next", false)}).checkServer(); err == nil || !strings.Contains(err.Error(), `"next"`) {
 		t.Errorf("a version that is none: %v", err)
-	}
-}
-
-func TestEpochsGrowForEver(t *testing.T) {
-	dir := t.TempDir()
-	var last uint64
-	for range 2 {
-		s := startServer(t, serverConfig(dir))
-		c := connect(t, Config{Server: s})
-		ensure(t, c)
-		for range 2 {
-			epoch, err := c.NextEpoch(t.Context(), "scraper")
-			if err != nil {
-				t.Fatal(err)
-			}
-			if epoch <= last {
-				t.Errorf("epoch %d after %d", epoch, last)
-			}
-			last = epoch
-			if _, err := c.NextEpoch(t.Context(), "ingest"); err != nil {
-				t.Fatal(err)
-			}
-		}
-		c.Close()
-		s.Shutdown()
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,9 +57,10 @@ type Mailbox struct {
 	closing  chan struct{}
 
 	mu       sync.Mutex
-	pos      Position // handled
-	consumer string   // that delivered the last message which Next returned
-	read     uint64   // the message's number among those that this consumer delivered
+	pos      Position          // handled
+	marks    map[uint64]uint64 // by source
+	consumer string            // that delivered the last message which Next returned
+	read     uint64            // the message's number among those that this consumer delivered
 
 	asking sync.Mutex // held while a Pending waits for its answer
 
@@ -123,7 +126,7 @@ func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamIn
 
 // load reads the position, or makes it.
 func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
-	pos, found, err := m.stored.load(ctx)
+	pos, marks, found, err := m.stored.load(ctx)
 	if err != nil {
 		return err
 	}
@@ -131,16 +134,18 @@ func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
 		if m.cfg.FromEnd {
 			pos.Seq = state.LastSeq
 		}
-		if err := m.stored.store(ctx, pos); err != nil {
+		if err := m.stored.store(ctx, pos, nil); err != nil {
 			return err
 		}
 	}
 	if pos.Seq > state.LastSeq {
 		m.log.Error("The stream is shorter than the position, which means that it was made anew; reading from its beginning",
 			"stream", m.cfg.Stream, "position", pos.Seq, "last", state.LastSeq)
-		pos = Position{}
+		pos, marks = Position{}, nil
 	}
-	m.pos = pos
+	if m.pos, m.marks = pos, marks; m.marks == nil {
+		m.marks = map[uint64]uint64{}
+	}
 	return nil
 }
 
@@ -204,6 +209,24 @@ func (m *Mailbox) Handled(seq, mark uint64) {
 	m.mu.Lock()
 	m.pos = Position{Seq: seq, Mark: mark}
 	m.mu.Unlock()
+}
+
+// HandledFrom is [Mailbox.Handled] with the reader's counts of some sources of messages, which are kept beside the position.
+func (m *Mailbox) HandledFrom(seq, mark uint64, marks map[uint64]uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pos = Position{Seq: seq, Mark: mark}
+	maps.Copy(m.marks, marks)
+	for len(m.marks) > maxMarks {
+		delete(m.marks, slices.Min(slices.Collect(maps.Keys(m.marks)))) // sources are numbered by time
+	}
+}
+
+// Marks returns the counts that [Mailbox.HandledFrom] has noted, and when the position was made.
+func (m *Mailbox) Marks() (marks map[uint64]uint64, since time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return maps.Clone(m.marks), time.UnixMilli(m.stored.since)
 }
 
 // Position returns how far the reader has come.
@@ -277,7 +300,10 @@ func (m *Mailbox) keepStored(ctx context.Context) {
 func (m *Mailbox) Flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := m.stored.store(ctx, m.Position()); err != nil {
+	m.mu.Lock()
+	pos, marks := m.pos, packMarks(m.marks)
+	m.mu.Unlock()
+	if err := m.stored.store(ctx, pos, marks); err != nil {
 		return fmt.Errorf("storing the position of %s: %w", m.cfg.Key, err)
 	}
 	return nil

@@ -3,10 +3,14 @@ package stream
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/vmihailenco/msgpack/v5"
@@ -31,6 +35,10 @@ type storedPosition struct {
 	Mark uint64 `msgpack:"mark"`
 	// Generation is MailboxConfig's.
 	Generation uint64 `msgpack:"gen,omitempty"`
+	// Marks are the reader's counts by source, see [Mailbox.HandledFrom]: pairs of eight bytes, big endian.
+	Marks []byte `msgpack:"marks,omitempty"`
+	// Since is when the position was made, in milliseconds since 1970.
+	Since int64 `msgpack:"since,omitempty"`
 	// Owner is a number that the reader which wrote the entry has drawn for itself. By it, the reader knows an entry as its own
 	// that was written by a try whose answer was lost.
 	Owner uint64 `msgpack:"owner,omitempty"`
@@ -68,38 +76,59 @@ type positionEntry struct {
 	present  bool       // the entry exists at revision
 	revision uint64
 	written  Position
+	since    int64
 }
 
 func newPositionEntry(kv jetstream.KeyValue, key string, generation uint64) *positionEntry {
 	return &positionEntry{kv: kv, key: key, generation: generation, owner: rand.Uint64() | 1, lost: make(chan struct{})}
 }
 
-// load returns the stored position, where there is one of this generation.
-func (e *positionEntry) load(ctx context.Context) (pos Position, found bool, err error) {
+// maxMarks is how many counts a position keeps; those of the sources that were heard of longest ago go first.
+const maxMarks = 1024
+
+func packMarks(marks map[uint64]uint64) []byte {
+	var b []byte
+	for _, source := range slices.Sorted(maps.Keys(marks)) {
+		b = binary.BigEndian.AppendUint64(b, source)
+		b = binary.BigEndian.AppendUint64(b, marks[source])
+	}
+	return b
+}
+
+func unpackMarks(b []byte) map[uint64]uint64 {
+	marks := make(map[uint64]uint64, len(b)/16)
+	for ; len(b) >= 16; b = b[16:] {
+		marks[binary.BigEndian.Uint64(b)] = binary.BigEndian.Uint64(b[8:])
+	}
+	return marks
+}
+
+// load returns the stored position and counts, where there are some of this generation.
+func (e *positionEntry) load(ctx context.Context) (pos Position, marks map[uint64]uint64, found bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	entry, err := e.kv.Get(ctx, e.key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return Position{}, false, nil
+		return Position{}, nil, false, nil
 	}
 	if err != nil {
-		return Position{}, false, err
+		return Position{}, nil, false, err
 	}
 	have, err := decodePosition(entry.Value())
 	if err != nil {
-		return Position{}, false, err
+		return Position{}, nil, false, err
 	}
 	e.revision = entry.Revision()
 	if have.Generation != e.generation {
-		return Position{}, false, nil
+		return Position{}, nil, false, nil
 	}
-	e.present, e.written = true, Position{have.Seq, have.Mark}
-	return e.written, true, nil
+	e.present, e.written, e.since = true, Position{have.Seq, have.Mark}, have.Since
+	return e.written, unpackMarks(have.Marks), true, nil
 }
 
 // store writes the position, unless that is what the entry has. Where another reader has written the entry in the meantime, it returns
 // [ErrMoved], now and ever after.
-func (e *positionEntry) store(ctx context.Context, pos Position) error {
+func (e *positionEntry) store(ctx context.Context, pos Position, marks []byte) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	select {
@@ -110,7 +139,10 @@ func (e *positionEntry) store(ctx context.Context, pos Position) error {
 	if e.present && e.written == pos {
 		return nil
 	}
-	value := encodePosition(storedPosition{Seq: pos.Seq, Mark: pos.Mark, Generation: e.generation, Owner: e.owner})
+	if !e.present && e.since == 0 {
+		e.since = time.Now().UnixMilli()
+	}
+	value := encodePosition(storedPosition{Seq: pos.Seq, Mark: pos.Mark, Marks: marks, Since: e.since, Generation: e.generation, Owner: e.owner})
 	revision, err := e.write(ctx, value)
 	if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 		if err := e.adopt(ctx); err != nil {

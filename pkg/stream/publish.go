@@ -2,9 +2,10 @@ package stream
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -86,17 +87,17 @@ func (c *Conn) Next(ctx context.Context, stream, subject string, seq uint64) (Me
 	return Message{Subject: raw.Subject, Header: raw.Header, Data: raw.Data, Seq: raw.Sequence, Time: raw.Time}, nil
 }
 
-// NextEpoch returns a number for a new owner of a role, greater than that of every owner before.
-func (c *Conn) NextEpoch(ctx context.Context, role string) (uint64, error) {
-	kv, err := c.JS.KeyValue(ctx, c.Bucket(Leases))
+// PublisherHeader names the publisher of a batch where there may be several for a partition: 16 hexadecimal digits. Each counts the samples that it has published.
+const PublisherHeader = "Millrace-Publisher"
+
+// NewPublisher returns a number for a publisher that begins now.
+func NewPublisher() uint64 { return uint64(time.Now().UnixMilli())<<16 | rand.Uint64()&0xffff }
+
+// PublisherOf returns the publisher of a batch and when it began; 0 stands for the only one.
+func PublisherOf(h nats.Header) (publisher uint64, began time.Time) {
+	publisher, err := strconv.ParseUint(h.Get(PublisherHeader), 16, 64)
 	if err != nil {
-		return 0, fmt.Errorf("opening the bucket %s: %w", c.Bucket(Leases), err)
+		return 0, time.Time{}
 	}
-	var start [8]byte
-	binary.BigEndian.PutUint64(start[:], uint64(time.Now().UnixMilli()))
-	epoch, err := kv.Put(ctx, role, start[:])
-	if err != nil {
-		return 0, fmt.Errorf("numbering the owners of %s: %w", role, err)
-	}
-	return epoch, nil
+	return publisher, time.UnixMilli(int64(publisher >> 16))
 }

@@ -249,7 +249,7 @@ func consulJob(name, server string) string {
 }
 
 // testConsul lets services come, move and go, and expects the targets to follow.
-func testConsul(t *testing.T, f *fleet, server string) {
+func testConsul(t *testing.T, f *bed, server string) {
 	client, err := api.NewClient(&api.Config{Address: server, Token: consulToken})
 	if err != nil {
 		t.Fatal(err)
@@ -284,7 +284,7 @@ func testConsul(t *testing.T, f *fleet, server string) {
 
 func TestConsulDiscovery(t *testing.T) {
 	a, server := newConsulAgent(t)
-	f := newFleet(t)
+	f := newBed(t)
 	testConsul(t, f, server)
 	eventually(t, "queries block while nothing changes", func() bool {
 		a.mu.Lock()
@@ -339,5 +339,5 @@ func TestConsulDiscoveryWithARealAgent(t *testing.T) {
 		b, err := io.ReadAll(resp.Body)
 		return err == nil && len(b) > len(`""`)+1 && resp.StatusCode == http.StatusOK
 	})
-	testConsul(t, newFleet(t), server)
+	testConsul(t, newBed(t), server)
 }

@@ -138,7 +138,7 @@ func serveDNS(t *testing.T, addr string) *zone {
 
 func testDNSDiscovery(t *testing.T, addr string) {
 	checkLeaks(t)
-	f := newFleet(t)
+	f := newBed(t)
 	z := serveDNS(t, addr)
 	z.set("_web._tcp.example.test. SRV", "0 0 8080 h1.example.test.", "0 0 8081 h2.example.test.")
 	z.set("db.example.test. A", "10.0.0.1", "10.0.0.2")

@@ -26,6 +26,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/target"
 )
@@ -33,8 +34,8 @@ import (
 // patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
 const patience = 60 * time.Second
 
-// fleet is a NATS server with the streams, and what a scraper sees of TARGETS.
-type fleet struct {
+// bed is a NATS server with the streams, and what a scraper sees of TARGETS.
+type bed struct {
 	t      *testing.T
 	dir    string
 	server *stream.Server
@@ -49,7 +50,7 @@ type fleet struct {
 	changed  chan struct{} // replaced and closed at each message
 }
 
-func newFleet(t *testing.T) *fleet {
+func newBed(t *testing.T) *bed {
 	t.Helper()
 	f := newUnwatchedFleet(t)
 	f.watch()
@@ -57,9 +58,9 @@ func newFleet(t *testing.T) *fleet {
 }
 
 // newUnwatchedFleet returns a fleet that nobody reads TARGETS of.
-func newUnwatchedFleet(t *testing.T) *fleet {
+func newUnwatchedFleet(t *testing.T) *bed {
 	t.Helper()
-	f := &fleet{t: t, dir: t.TempDir(), live: map[string]*target.Target{}, changed: make(chan struct{})}
+	f := &bed{t: t, dir: t.TempDir(), live: map[string]*target.Target{}, changed: make(chan struct{})}
 	f.log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	f.server, err = stream.StartServer(stream.ServerConfig{
@@ -77,7 +78,7 @@ func newUnwatchedFleet(t *testing.T) *fleet {
 	return f
 }
 
-func (f *fleet) connect() *stream.Conn {
+func (f *bed) connect() *stream.Conn {
 	f.t.Helper()
 	conn, err := stream.Connect(f.t.Context(), stream.Config{Names: stream.Names{Prefix: "test"}, Server: f.server, Logger: f.log})
 	if err != nil {
@@ -88,7 +89,7 @@ func (f *fleet) connect() *stream.Conn {
 }
 
 // watch follows TARGETS as a scraper does.
-func (f *fleet) watch() {
+func (f *bed) watch() {
 	f.t.Helper()
 	c, err := f.conn.JS.OrderedConsumer(f.t.Context(), f.conn.Stream(stream.Targets), jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{f.conn.AllTargets()}, DeliverPolicy: jetstream.DeliverAllPolicy,
@@ -106,7 +107,7 @@ func (f *fleet) watch() {
 	})
 }
 
-func (f *fleet) saw(subject, ttl string, data []byte) {
+func (f *bed) saw(subject, ttl string, data []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.messages++
@@ -130,20 +131,20 @@ func (f *fleet) saw(subject, ttl string, data []byte) {
 }
 
 // targets returns what is published now.
-func (f *fleet) targets() []*target.Target {
+func (f *bed) targets() []*target.Target {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Collect(maps.Values(f.live))
 }
 
-func (f *fleet) history() []string {
+func (f *bed) history() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.events)
 }
 
 // wait waits until the published targets, described by key, are just these.
-func (f *fleet) wait(key func(*target.Target) string, want ...string) {
+func (f *bed) wait(key func(*target.Target) string, want ...string) {
 	f.t.Helper()
 	slices.Sort(want)
 	deadline := time.After(patience)
@@ -183,7 +184,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // running is a discovery service that runs.
 type running struct {
 	*Service
-	f    *fleet
+	f    *bed
 	reg  *prometheus.Registry
 	once sync.Once
 	end  func()
@@ -193,11 +194,12 @@ type running struct {
 const settleForTests = 300 * time.Millisecond
 
 // start runs a service with a configuration, until stop or the end of the test.
-func (f *fleet) start(yaml string, change ...func(*Config)) *running {
+func (f *bed) start(yaml string, change ...func(*Config)) *running {
 	f.t.Helper()
 	r := &running{f: f, reg: prometheus.NewPedanticRegistry()}
 	sys := actor.NewSystem("test", f.log, r.reg)
-	cfg := Config{Conn: f.conn, Actors: sys, Logger: f.log, Registerer: r.reg, Settle: settleForTests}
+	member, leave := fleettest.Join(f.t, f.conn, "discovery")
+	cfg := Config{Conn: f.conn, Fleet: member, Actors: sys, Logger: f.log, Registerer: r.reg, Settle: settleForTests}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -217,6 +219,7 @@ func (f *fleet) start(yaml string, change ...func(*Config)) *running {
 		if err := <-done; err != nil {
 			f.t.Errorf("the system ended with %v", err)
 		}
+		leave()
 	}
 	f.t.Cleanup(r.stop)
 	return r

@@ -85,7 +85,7 @@ func TestKubernetesDiscovery(t *testing.T) {
 
 // testKubernetes lets pods, services, endpoints and nodes come, move and go, and expects the targets to follow.
 func testKubernetes(t *testing.T, k *kubeAPI) {
-	f := newFleet(t)
+	f := newBed(t)
 	k.put("pods", pod("web-1", "10.1.0.1", "web", 80))
 	k.put("pods", pod("web-2", "10.1.0.2", "web", 80))
 	k.put("pods", pod("db-1", "10.1.0.9", "db", 5432))

@@ -75,7 +75,7 @@ func (sd *httpSD) job(name string) string {
 
 func TestHTTPDiscovery(t *testing.T) {
 	checkLeaks(t)
-	f := newFleet(t)
+	f := newBed(t)
 	sd := newHTTPSD(t)
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	f.start(sd.job("web"))
@@ -97,7 +97,7 @@ func TestHTTPDiscovery(t *testing.T) {
 
 func TestFileDiscovery(t *testing.T) {
 	checkLeaks(t)
-	f := newFleet(t)
+	f := newBed(t)
 	dir := t.TempDir()
 	one, two := filepath.Join(dir, "one.json"), filepath.Join(dir, "two.yml")
 	write(t, one, `[{"targets": ["h1:1", "h2:1"], "labels": {"zone": "a"}}, {"targets": ["h3:1"]}]`)
@@ -121,7 +121,7 @@ func TestFileDiscovery(t *testing.T) {
 }
 
 func TestRestartRemovesTargetsOfFilesThatAreGone(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	path := filepath.Join(t.TempDir(), "targets.json")
 	job := fmt.Sprintf("- job_name: f\n  file_sd_configs: [{files: [%q]}]\n", path)
 	write(t, path, `[{"targets": ["h1:1"]}]`)

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/discovery/targetgroup"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/fleet"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -36,6 +37,8 @@ type Config struct {
 	Conn *stream.Conn
 	// Actors is the system that runs the job actors, in a group of their own. It should be the one that runs the service.
 	Actors *actor.System
+	// Fleet says whether this process is the one that discovers.
+	Fleet *fleet.Fleet
 	// Logger receives what people should know about.
 	Logger *slog.Logger
 	// Registerer takes the service's metrics and those of Prometheus's mechanisms.
@@ -59,6 +62,7 @@ type Service struct {
 	applyMu sync.Mutex // one ApplyConfig at a time
 	config  atomic.Pointer[scrapeConfigs]
 	changed chan struct{} // config has changed
+	orders  chan order
 	empty   *actor.Mailbox[emptied]
 
 	// For readers outside.
@@ -92,7 +96,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Logger, sd: sd, metrics: newMetrics(cfg.Registerer),
-		changed: make(chan struct{}, 1), empty: actor.NewMailbox[emptied](16),
+		changed: make(chan struct{}, 1), orders: make(chan order), empty: actor.NewMailbox[emptied](16),
 	}
 	s.actors = cfg.Actors.Group("discovery-jobs")
 	s.setWaiting("the configuration")
@@ -123,8 +127,70 @@ func (s *Service) ApplyConfig(configs []*promconfig.ScrapeConfig) error {
 	return nil
 }
 
-// Serve runs discovery until ctx ends.
+// order makes the service begin or end to discover.
+type order struct {
+	lead bool
+	done chan struct{}
+}
+
+// Take makes this process the one that discovers.
+func (s *Service) Take(map[int]uint64) { s.tell(true) }
+
+// Give makes it a standby.
+func (s *Service) Give([]int, bool) { s.tell(false) }
+
+func (s *Service) tell(lead bool) {
+	o := order{lead, make(chan struct{})}
+	s.orders <- o
+	<-o.done
+}
+
+// Serve runs discovery while this process is the one that does so, until ctx ends.
 func (s *Service) Serve(ctx context.Context) error {
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	worked := make(chan error, 1)
+	go func() { worked <- s.work(working) }()
+	claims := s.cfg.Actors.Detached("claims")
+	claims.Spawn("claim discovery", s.cfg.Fleet.Claim("discovery", 1, s))
+	err := claims.Serve(ctx)
+	stop()
+	return errors.Join(err, <-worked)
+}
+
+// work leads when it is told to. Leading runs in an actor of its own, which starts again when it fails.
+func (s *Service) work(ctx context.Context) error {
+	s.setWaiting("its turn: another process discovers")
+	leaders := s.cfg.Actors.Detached("leader")
+	ended := make(chan error, 1)
+	go func() { ended <- leaders.Serve(ctx) }()
+	var leader *actor.Ref
+	for {
+		select {
+		case <-ctx.Done():
+			return <-ended
+		case o := <-s.orders:
+			switch {
+			case o.lead && leader == nil:
+				s.log.Info("This process discovers targets now")
+				leader = leaders.Spawn("leader", actor.Func(s.lead))
+			case !o.lead && leader != nil:
+				stopping, cancel := context.WithTimeout(ctx, 2*stopTimeout)
+				if err := leader.Stop(stopping); err != nil {
+					s.log.Error("Discovery does not stop in time", "err", err)
+				}
+				cancel()
+				leader = nil
+				s.setWaiting("its turn: another process discovers")
+			}
+			close(o.done)
+		}
+	}
+}
+
+// lead discovers until ctx ends.
+func (s *Service) lead(ctx context.Context) error {
+	s.setWaiting("the configuration")
 	for s.config.Load() == nil {
 		select {
 		case <-ctx.Done():

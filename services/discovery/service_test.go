@@ -19,7 +19,7 @@ import (
 
 func TestStaticTargetsArePublished(t *testing.T) {
 	checkLeaks(t)
-	f := newFleet(t)
+	f := newBed(t)
 	f.start(static("a", "h1:1", "h2:2") + static("b", "h1:1"))
 	f.wait(address, "a h1:1", "a h2:2", "b h1:1")
 	for _, got := range f.targets() {
@@ -39,7 +39,7 @@ func TestStaticTargetsArePublished(t *testing.T) {
 }
 
 func TestRelabellingDecidesWhatIsPublished(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	r := f.start(`
 - job_name: web
   params: {token: [s3cret], module: [http_2xx]}
@@ -99,7 +99,7 @@ func TestRelabellingDecidesWhatIsPublished(t *testing.T) {
 }
 
 func TestMalformedTargetsAreCountedAndTheOthersGoOn(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	r := f.start(`
 - job_name: mixed
   static_configs:
@@ -122,7 +122,7 @@ func TestMalformedTargetsAreCountedAndTheOthersGoOn(t *testing.T) {
 
 func TestReloadAddsChangesAndRemoves(t *testing.T) {
 	checkLeaks(t)
-	f := newFleet(t)
+	f := newBed(t)
 	r := f.start("")
 	if got := r.Status().Waiting; got == "" {
 		t.Error("a service without configuration waits for nothing")
@@ -157,7 +157,7 @@ func TestReloadAddsChangesAndRemoves(t *testing.T) {
 }
 
 func TestReloadOfRelabelConfigsRelabelsWhatIsKnown(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	r := f.start(static("a", "h1:1", "h2:1"))
 	f.wait(address, "a h1:1", "a h2:1")
 	r.apply(static("a", "h1:1", "h2:1") + "  relabel_configs: [{source_labels: [__address__], regex: 'h1.*', action: drop}]\n")
@@ -168,7 +168,7 @@ func TestReloadOfRelabelConfigsRelabelsWhatIsKnown(t *testing.T) {
 }
 
 func TestApplyConfigRefusesTheWhole(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	r := f.start(static("a", "h1:1"))
 	f.wait(address, "a h1:1")
 	one, two := parse(t, static("x", "h2:1"))[0], parse(t, static("x", "h3:1"))[0]
@@ -185,7 +185,7 @@ func TestApplyConfigRefusesTheWhole(t *testing.T) {
 }
 
 func TestTwoThousandTargetsAreEachPublishedOnce(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	var addresses, want []string
 	for i := range 2000 {
 		addresses = append(addresses, fmt.Sprintf("host-%04d:9100", i))
@@ -216,7 +216,7 @@ func TestTwoThousandTargetsAreEachPublishedOnce(t *testing.T) {
 
 func TestRestartPublishesOnlyTheDifference(t *testing.T) {
 	checkLeaks(t)
-	f := newFleet(t)
+	f := newBed(t)
 	first := f.start(static("a", "h1:1", "h2:1") + static("gone", "h3:1"))
 	f.wait(address, "a h1:1", "a h2:1", "gone h3:1")
 	eventually(t, "all is acknowledged", func() bool { return first.value("millrace_discovery_published_total", "") == 3 })
@@ -233,7 +233,7 @@ func TestRestartPublishesOnlyTheDifference(t *testing.T) {
 }
 
 func TestRestartKeepsTargetsWhileDiscoveryFails(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	sd := newHTTPSD(t)
 	sd.set("h1:1", "h2:1")
 	first := f.start(sd.job("web"))
@@ -259,7 +259,7 @@ func TestRestartKeepsTargetsWhileDiscoveryFails(t *testing.T) {
 }
 
 func TestGraceEndsTheWaitForDiscoveryThatDeliversNothing(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	sd := newHTTPSD(t)
 	sd.set("h1:1")
 	first := f.start(sd.job("web"))
@@ -271,7 +271,7 @@ func TestGraceEndsTheWaitForDiscoveryThatDeliversNothing(t *testing.T) {
 }
 
 func TestReloadOfAProviderKeepsTargetsUntilTheNewOneDelivers(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	old, next := newHTTPSD(t), newHTTPSD(t)
 	old.set("h1:1", "h2:1")
 	next.fail()
@@ -337,7 +337,7 @@ func TestUnreadableStoredTargetsStay(t *testing.T) {
 }
 
 func TestDiscoveredLabelsTooLargeToSendAreLeftOut(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	big := strings.Repeat("x", f.conn.MaxMessage())
 	f.start("- job_name: a\n  static_configs: [{targets: ['h1:1'], labels: {__meta_big: " + big + "}}]\n")
 	f.wait(address, "a h1:1")
@@ -347,7 +347,7 @@ func TestDiscoveredLabelsTooLargeToSendAreLeftOut(t *testing.T) {
 }
 
 func TestServicesMetricsAreClean(t *testing.T) {
-	f := newFleet(t)
+	f := newBed(t)
 	r := f.start(static("a", "h1:1"))
 	f.wait(address, "a h1:1")
 	families, err := r.reg.Gather()

@@ -26,6 +26,7 @@ import (
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/config"
+	"github.com/millrace/millrace/pkg/fleet"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/web"
 	"github.com/millrace/millrace/services/discovery"
@@ -52,6 +53,7 @@ type process struct {
 	cfg       atomic.Pointer[loaded]
 	rates     atomic.Pointer[rates]
 
+	fleet     *fleet.Fleet
 	discovery *discovery.Service
 	scraper   *scraper.Service
 	relabel   *relabel.Service
@@ -169,6 +171,22 @@ func (p *process) serve(ctx context.Context) error {
 		return endOr(ctx, err)
 	}
 	p.conn.Store(conn)
+	// The process is a member of the fleet for as long as its services have something to hand on.
+	members := p.system.Detached("fleet")
+	p.fleet = p.newFleet(conn, &m)
+	members.Spawn("fleet", p.fleet)
+	living, leave := context.WithCancel(context.WithoutCancel(ctx))
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		if err := members.Serve(living); err != nil {
+			stop(err)
+		}
+	}()
+	defer func() {
+		leave()
+		<-left
+	}()
 	if err := p.startServices(ctx, conn, &m); err != nil {
 		return err
 	}
@@ -262,7 +280,7 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 	}
 	layout := stream.Layout{
 		Partitions: m.Streams.Partitions, Replicas: m.Streams.Replicas,
-		Frames: keep(m.Streams.Frames), Dicts: keep(m.Streams.Dictionaries), Rejected: keep(m.Streams.Rejected),
+		LeaseTTL: time.Duration(m.Fleet.LeaseTTL), Frames: keep(m.Streams.Frames), Dicts: keep(m.Streams.Dictionaries), Rejected: keep(m.Streams.Rejected),
 	}
 	for {
 		err := conn.Ensure(ctx, layout)
@@ -281,29 +299,45 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 	}
 }
 
+// newFleet makes this process a member of the fleet that is not there yet.
+func (p *process) newFleet(conn *stream.Conn, m *config.Millrace) *fleet.Fleet {
+	host, _ := os.Hostname()
+	return fleet.New(fleet.Config{
+		Conn: conn, TTL: time.Duration(m.Fleet.LeaseTTL), Logger: p.log.With("component", "fleet"), Registerer: p.reg,
+		Self: fleet.Member{
+			ID: fleet.NewID(host), Host: host, Address: strings.Join(p.opts.listen, ","), Services: p.services, Version: version.Version,
+			ConfigHash: p.cfg.Load().Hash, Started: p.started,
+		},
+	})
+}
+
 // startServices makes the chosen services, gives them the configuration, and hands them to the supervisor.
 func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *config.Millrace) error {
 	parts := m.Streams.Partitions
 	var err error
 	if p.has("discovery") {
-		p.discovery, err = discovery.New(discovery.Config{Conn: conn, Actors: p.system, Logger: p.log.With("service", "discovery"), Registerer: p.reg})
+		p.discovery, err = discovery.New(discovery.Config{Conn: conn, Fleet: p.fleet, Actors: p.system, Logger: p.log.With("service", "discovery"), Registerer: p.reg})
 		if err != nil {
 			return err
 		}
 	}
 	if p.has("scraper") {
+		publisher := uint64(0)
+		if !m.NATS.IsEmbedded() {
+			publisher = stream.NewPublisher() // there may be others
+		}
 		p.scraper = scraper.New(scraper.Config{
-			Conn: conn, Partitions: parts, Linger: time.Duration(m.Scraper.Linger), MaxBatchBytes: int(m.Scraper.MaxBatchBytes),
+			Conn: conn, Partitions: parts, Publisher: publisher, Fleet: p.fleet, Linger: time.Duration(m.Scraper.Linger), MaxBatchBytes: int(m.Scraper.MaxBatchBytes),
 			MaxPendingBytes: int64(m.Scraper.MaxPendingBytes), MaxBodyBytes: int64(m.Scraper.MaxBodyBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
 			StartTimestamps: m.Scraper.StartTimestamps, Logger: p.log.With("service", "scraper"), Registerer: p.reg,
 		}, p.system)
 	}
 	if p.has("relabel") {
-		p.relabel = relabel.New(relabel.Config{Conn: conn, Partitions: parts, Logger: p.log.With("service", "relabel"), Registerer: p.reg}, p.system)
+		p.relabel = relabel.New(relabel.Config{Conn: conn, Partitions: parts, Fleet: p.fleet, Logger: p.log.With("service", "relabel"), Registerer: p.reg}, p.system)
 	}
 	if p.has("writer") {
 		p.writer = writer.New(writer.Config{
-			Conn: conn, Partitions: parts, CacheBytes: int(m.Writer.LabelCacheBytes), ReadAhead: readAhead(m),
+			Conn: conn, Partitions: parts, Fleet: p.fleet, CacheBytes: int(m.Writer.LabelCacheBytes), ReadAhead: readAhead(m),
 			Logger: p.log.With("service", "writer"), Registerer: p.reg,
 		}, p.system)
 	}

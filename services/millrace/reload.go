@@ -44,6 +44,7 @@ func (p *process) reload(ctx context.Context) (err error) {
 		return err
 	}
 	p.cfg.Store(&loaded{next, time.Now()})
+	p.fleet.SetConfigHash(next.Hash)
 	for _, w := range next.Warnings() {
 		p.log.Warn(w)
 	}

@@ -6,14 +6,19 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/counter"
+	"github.com/millrace/millrace/pkg/fleet"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
 )
@@ -24,6 +29,8 @@ type Config struct {
 	Conn *stream.Conn
 	// Partitions is the number of partitions of the streams.
 	Partitions int
+	// Fleet says which partitions this process owns.
+	Fleet *fleet.Fleet
 	// Logger and Registerer receive the service's log lines and metrics.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -44,7 +51,16 @@ type Service struct {
 	mu      sync.Mutex
 	plan    *plan
 	changed chan struct{} // closed when plan is replaced
-	actors  []*partition  // of the plan that runs
+	owned   map[int]bool  // partitions
+	running *running      // the plan that runs; nil while none does
+}
+
+// running is a plan with its actors.
+type running struct {
+	plan  *plan
+	sys   *actor.System
+	parts map[int]*partition
+	refs  map[int]*actor.Ref
 }
 
 // plan is a set of endpoints, those with equal rules together.
@@ -61,7 +77,7 @@ type group struct {
 
 // New returns the service. system supervises its actors.
 func New(cfg Config, system *actor.System) *Service {
-	s := &Service{cfg: cfg, system: system, plan: &plan{}, changed: make(chan struct{})}
+	s := &Service{cfg: cfg, system: system, plan: &plan{}, changed: make(chan struct{}), owned: map[int]bool{}}
 	s.metrics = newMetrics(cfg.Registerer)
 	return s
 }
@@ -105,24 +121,33 @@ func newPlan(endpoints []Endpoint) (*plan, error) {
 	return p, nil
 }
 
-// Serve relabels until ctx ends. A new plan gets new actors, which begin with the oldest dictionary.
+// Serve relabels the partitions that this process owns until ctx ends, and then gives them back.
 func (s *Service) Serve(ctx context.Context) error {
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	worked := make(chan error, 1)
+	go func() { worked <- s.work(working) }()
+	claims := s.system.Detached("claims")
+	claims.Spawn("claim relabel", s.cfg.Fleet.Claim("relabel", s.cfg.Partitions, s))
+	err := claims.Serve(ctx)
+	stop()
+	return errors.Join(err, <-worked)
+}
+
+// work runs plan after plan. A new plan gets new actors, which begin with the oldest dictionary.
+func (s *Service) work(ctx context.Context) error {
 	for ctx.Err() == nil {
 		s.mu.Lock()
-		p, changed := s.plan, s.changed
-		sys := s.system.Detached("relabel")
-		s.actors = nil
-		for i := range s.cfg.Partitions {
-			a := &partition{svc: s, plan: p, number: i, log: s.cfg.Logger.With("partition", i)}
-			s.actors = append(s.actors, a)
-			if len(p.groups) > 0 {
-				sys.Spawn(fmt.Sprintf("relabel %d", i), a)
-			}
+		changed := s.changed
+		r := &running{plan: s.plan, sys: s.system.Detached("relabel"), parts: map[int]*partition{}, refs: map[int]*actor.Ref{}}
+		s.running = r
+		for p := range s.owned {
+			s.own(p)
 		}
 		s.mu.Unlock()
 		run, stop := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- sys.Serve(run) }()
+		go func() { done <- r.sys.Serve(run) }()
 		select {
 		case <-ctx.Done():
 		case <-changed:
@@ -130,6 +155,9 @@ func (s *Service) Serve(ctx context.Context) error {
 			stop()
 			return err
 		}
+		s.mu.Lock()
+		s.running = nil
+		s.mu.Unlock()
 		stop()
 		if err := <-done; err != nil {
 			return err
@@ -138,14 +166,68 @@ func (s *Service) Serve(ctx context.Context) error {
 	return nil
 }
 
+// own starts a partition. The service's lock is held.
+func (s *Service) own(number int) {
+	r := s.running
+	if r == nil {
+		return
+	}
+	p := &partition{svc: s, plan: r.plan, number: number, log: s.cfg.Logger.With("partition", number)}
+	r.parts[number] = p
+	if len(r.plan.groups) > 0 {
+		r.refs[number] = r.sys.Spawn(fmt.Sprintf("relabel %d", number), p)
+	}
+}
+
+// Take starts partitions.
+func (s *Service) Take(partitions map[int]uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range partitions {
+		s.owned[p] = true
+		s.own(p)
+	}
+}
+
+// Give stops partitions.
+func (s *Service) Give(partitions []int, _ bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), giveTime)
+	defer cancel()
+	var refs []*actor.Ref
+	s.mu.Lock()
+	for _, p := range partitions {
+		delete(s.owned, p)
+		if s.running == nil {
+			continue
+		}
+		if ref := s.running.refs[p]; ref != nil {
+			refs = append(refs, ref)
+		}
+		delete(s.running.refs, p)
+		delete(s.running.parts, p)
+	}
+	s.mu.Unlock()
+	for _, ref := range refs {
+		if err := ref.Stop(ctx); err != nil {
+			s.cfg.Logger.Warn("A partition does not stop in time; its position tells it that another has it", "err", err)
+		}
+	}
+}
+
+// giveTime is how long partitions may take to stop before another process takes them over all the same.
+const giveTime = 5 * time.Second
+
 // Waiting says on what the service waits; nothing means that all is well.
 func (s *Service) Waiting() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.running == nil {
+		return nil
+	}
 	var reasons []string
-	for _, a := range s.actors {
-		if r := a.waiting.Load(); r != nil {
-			reasons = append(reasons, fmt.Sprintf("partition %d waits for the stream: %s", a.number, *r))
+	for _, n := range slices.Sorted(maps.Keys(s.running.parts)) {
+		if r := s.running.parts[n].waiting.Load(); r != nil {
+			reasons = append(reasons, fmt.Sprintf("partition %d waits for the stream: %s", n, *r))
 		}
 	}
 	return reasons

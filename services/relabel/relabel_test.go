@@ -21,6 +21,7 @@ import (
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/counter"
+	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
@@ -84,7 +85,8 @@ func start(t *testing.T, conn *stream.Conn, endpoints ...Endpoint) (r *rig, stop
 	r = &rig{t: t, conn: conn, log: &logBuffer{}, reg: prometheus.NewPedanticRegistry()}
 	logger := slog.New(slog.NewTextHandler(r.log, nil))
 	system := actor.NewSystem("test", logger, r.reg)
-	r.Service = New(Config{Conn: conn, Partitions: 2, Logger: logger, Registerer: r.reg}, system)
+	member, leave := fleettest.Join(t, conn, "relabel")
+	r.Service = New(Config{Conn: conn, Partitions: 2, Fleet: member, Logger: logger, Registerer: r.reg}, system)
 	if err := r.ApplyConfig(endpoints); err != nil {
 		t.Fatal(err)
 	}
@@ -97,6 +99,7 @@ func start(t *testing.T, conn *stream.Conn, endpoints ...Endpoint) (r *rig, stop
 		if err := <-ended; err != nil {
 			t.Errorf("the service ended with %v", err)
 		}
+		leave()
 	})
 	t.Cleanup(stop)
 	return r, stop

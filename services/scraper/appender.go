@@ -311,11 +311,15 @@ func (a *appender) commit() error {
 		return nil
 	}
 	s, svc := a.src, a.svc
+	epoch := svc.epochOf(s.id)
+	if epoch == 0 {
+		return nil // another owns the shard now
+	}
 	if err := s.seal(); err != nil {
 		s.clear() // or every scrape would fail for the same series
 		return fmt.Errorf("source %016x: %w", s.id, err)
 	}
-	u := a.build(svc.epoch.Load())
+	u := a.build(epoch)
 	samples, frames := float64(u.samples), float64(len(u.frames)) // the publisher owns u once it has taken it
 	if !svc.publishers[s.partition].offer(u) {
 		svc.metrics.droppedScrapes.Inc()
@@ -326,6 +330,10 @@ func (a *appender) commit() error {
 	svc.metrics.samples.Add(samples)
 	svc.metrics.frames.Add(frames)
 	s.compact(&a.live)
+	if s.changed {
+		s.changed = false
+		svc.keeper.note(s)
+	}
 	return nil
 }
 

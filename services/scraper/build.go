@@ -21,6 +21,7 @@ type unit struct {
 	frames  []encodedFrame
 	samples int
 	bytes   int
+	flushed chan struct{} // to be closed when all before is published; nil for a scrape
 }
 
 // left returns how many samples the frames hold that are left.

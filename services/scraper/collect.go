@@ -406,6 +406,7 @@ func (c *collector) markStale() error {
 		if i = src.resolve(i); v.current.has(i) {
 			return // with new metadata
 		}
+		src.changed = true
 		_, e := c.a.append(i, scraped{t: c.now, v: math.Float64frombits(value.StaleNaN)}, &storage.AOptions{RejectOutOfOrder: true})
 		if !errors.Is(e, storage.ErrOutOfOrderSample) && !errors.Is(e, storage.ErrDuplicateSampleForTimestamp) {
 			err = e

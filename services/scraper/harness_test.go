@@ -78,7 +78,9 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 		f(&cfg)
 	}
 	r.Service = New(cfg, actor.NewSystem("test", logger, r.reg))
-	r.epoch.Store(7)
+	for shard := range r.epochs {
+		r.epochs[shard].Store(7)
+	}
 	return r
 }
 

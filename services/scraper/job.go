@@ -1,8 +1,10 @@
 package scraper
 
 import (
+	"context"
 	"fmt"
 	"reflect"
+	"sync"
 	"time"
 
 	"github.com/alecthomas/units"
@@ -12,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/util/logging"
 
+	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/target"
 )
 
@@ -172,7 +175,7 @@ func sameSeries(a, b *promconfig.ScrapeConfig) bool {
 func (j *job) newLoop(t *target.Target) *loop {
 	svc := j.w.svc
 	l := &loop{
-		svc: svc, id: t.ID, discovered: t, stopping: j.w.stopping, started: make(chan struct{}),
+		svc: svc, id: t.ID, discovered: t, started: make(chan struct{}),
 		target:   scrape.NewTarget(t.Labels, j.config, nil, nil),
 		interval: durationOf(t, model.ScrapeIntervalLabel, j.config.ScrapeInterval),
 		timeout:  durationOf(t, model.ScrapeTimeoutLabel, j.config.ScrapeTimeout),
@@ -180,6 +183,7 @@ func (j *job) newLoop(t *target.Target) *loop {
 	url := l.target.URL().String()
 	l.log = svc.cfg.Logger.With("scrape_pool", j.name, "target", l.target.URL().Redacted())
 	l.rules = newRules(j.config, t.Labels, l.timeout, svc.cfg.StartTimestamps)
+	l.stopping, l.move = context.WithCancel(j.w.stopping)
 	l.source, l.view = svc.sources.attach(t.Labels)
 	client, err := j.clients.of(l.target)
 	if err == nil {
@@ -206,19 +210,77 @@ func (w *watcher) start(l *loop) {
 // stop ends a loop without waiting for it. Then next takes its place, or, where it is nil, its series end.
 func (w *watcher) stop(l, next *loop) {
 	w.handovers.Go(func() {
-		select {
-		case <-l.started:
-		case <-w.stopping.Done():
+		if !l.end() {
 			return
-		}
-		if err := l.ref.Stop(w.stopping); err != nil || w.stopping.Err() != nil {
-			return // the service stops, and all loops with it
 		}
 		if next != nil {
-			next.last, next.size = l.last, l.size
-			w.start(next)
+			if next.last, next.size = l.last, l.size; next.stopping.Err() == nil {
+				w.start(next)
+			}
 			return
 		}
-		w.loops.Spawn("ending "+l.target.URL().Redacted(), ending{l})
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if l.stopping.Err() == nil {
+			w.endings[l] = w.loops.Spawn("ending "+l.target.URL().Redacted(), ending{l, w})
+		}
 	})
+}
+
+// end waits until the loop has ended; false where it is to leave all as it is, since the service stops or another process scrapes the target now.
+func (l *loop) end() bool {
+	select {
+	case <-l.started:
+	case <-l.stopping.Done():
+		return false
+	}
+	return l.ref.Stop(l.stopping) == nil && l.stopping.Err() == nil
+}
+
+// release ends the loops of shards that another process will scrape. Their series go on.
+func (w *watcher) release(given map[int]bool) {
+	var leaving sync.WaitGroup
+	leave := func(l *loop, ref func() *actor.Ref) {
+		l.move()
+		leaving.Go(func() {
+			if r := ref(); r != nil {
+				ctx, cancel := context.WithTimeout(context.Background(), stopGrace+time.Second)
+				defer cancel()
+				if err := r.Stop(ctx); err != nil {
+					l.log.Warn("A scrape goes on although another process scrapes the target now; what it brings is dropped", "err", err)
+				}
+			}
+		})
+	}
+	var left []*loop
+	for _, j := range w.jobs {
+		for id, l := range j.loops {
+			if !given[l.discovered.Shard()] {
+				continue
+			}
+			delete(j.loops, id)
+			left = append(left, l)
+			leave(l, func() *actor.Ref {
+				select {
+				case <-l.started:
+					return l.ref
+				case <-time.After(stopGrace):
+					return nil // it waits for one before it, which ends as well
+				}
+			})
+		}
+		j.limit()
+	}
+	w.mu.Lock()
+	for l, ref := range w.endings {
+		if given[l.discovered.Shard()] {
+			delete(w.endings, l)
+			leave(l, func() *actor.Ref { return ref })
+		}
+	}
+	w.mu.Unlock()
+	leaving.Wait()
+	for _, l := range left {
+		w.svc.keeper.leave(l.source, l.view)
+	}
 }

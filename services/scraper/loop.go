@@ -31,7 +31,8 @@ type loop struct {
 	failures          atomic.Pointer[failureLog] // nil for none
 
 	discovered *target.Target
-	stopping   context.Context // ends when the service stops
+	stopping   context.Context    // ends when the service stops, or another process takes the target over
+	move       context.CancelFunc // ends stopping
 	ref        *actor.Ref
 	started    chan struct{} // closed when ref is set
 
@@ -56,6 +57,7 @@ const tolerance = 2 * time.Millisecond
 // Serve scrapes at each beat until ctx ends. A beat's place in the interval follows from the target and the external labels, so
 // that a target keeps it whoever scrapes it, and a second pipeline with other external labels scrapes at another time.
 func (l *loop) Serve(ctx context.Context) error {
+	l.svc.keeper.restore(ctx, l.source, l.view)
 	beat := l.nextBeat(time.Now())
 	timer := time.NewTimer(time.Until(beat))
 	defer timer.Stop()
@@ -198,34 +200,50 @@ func (l *loop) collect(c *collector, body []byte, contentType string) error {
 // back, with the same labels or in another loop; then its series have newer samples, and the markers are refused.
 type ending struct {
 	*loop
+	w *watcher
 }
 
 // Serve writes the markers, unless the service stops before: then the target is not gone.
 func (e ending) Serve(ctx context.Context) error {
-	defer e.svc.sources.detach(e.source, e.view)
-	if e.last.IsZero() {
-		return nil
-	}
 	next := e.nextBeat(time.Now()) // the time of the markers: that of the first scrape that was not made
-	patience := time.NewTimer(time.Until(next.Add(e.interval + e.interval/10)))
-	defer patience.Stop()
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-patience.C:
+	if !e.last.IsZero() || e.exposes() {
+		patience := time.NewTimer(time.Until(next.Add(e.interval + e.interval/10)))
+		defer patience.Stop()
+		select {
+		case <-ctx.Done():
+			e.svc.keeper.leave(e.source, e.view)
+			return nil
+		case <-patience.C:
+		}
+		e.markStale(next.UnixMilli())
 	}
-	c := e.svc.collector()
-	defer e.svc.release(c)
-	c.begin(e.loop, next.UnixMilli())
+	e.w.mu.Lock()
+	delete(e.w.endings, e.loop)
+	e.w.mu.Unlock()
+	e.svc.keeper.end(ctx, e.source, e.view)
+	return nil
+}
+
+// exposes reports whether the target's last scrape, which may have been another process's, had series.
+func (l *loop) exposes() bool {
+	l.source.mu.Lock()
+	defer l.source.mu.Unlock()
+	return l.view.exposed.count(0, len(l.source.series)) > 0
+}
+
+// markStale ends the series of the target at the time t.
+func (l *loop) markStale(t int64) {
+	c := l.svc.collector()
+	defer l.svc.release(c)
+	c.begin(l, t)
 	if err := c.collectNothing(); err != nil {
-		e.log.Warn("Staleness markers could not be appended", "err", err)
+		l.log.Warn("Staleness markers could not be appended", "err", err)
 		c.restart()
 	}
-	if err := c.reportStale(next.UnixMilli()); err != nil {
-		e.log.Warn("Staleness markers could not be appended", "err", err)
+	if err := c.reportStale(t); err != nil {
+		l.log.Warn("Staleness markers could not be appended", "err", err)
 	}
 	if err := c.commit(); err != nil {
-		e.log.Error("Staleness markers could not be committed", "err", err)
+		l.log.Error("Staleness markers could not be committed", "err", err)
 	}
-	return nil
 }

@@ -20,7 +20,7 @@ const metricOfOne = `{__name__="metric", instance="one", job="a"}`
 
 // TestAReloadKeepsSeries has a job go on with another interval: nothing ends. Other relabelling ends what it does away with.
 func TestAReloadKeepsSeries(t *testing.T) {
-	f := newFleet(t, "a")
+	f := newBed(t, "a")
 	f.publishTarget("a")
 	f.waitFor(metricOfOne)
 	n, _ := f.count(metricOfOne)
@@ -39,7 +39,7 @@ func TestAReloadKeepsSeries(t *testing.T) {
 
 // TestReloadsInARowLeaveOneLoop reloads faster than loops can follow.
 func TestReloadsInARowLeaveOneLoop(t *testing.T) {
-	f := newFleet(t, "a")
+	f := newBed(t, "a")
 	f.publishTarget("a")
 	f.waitFor(metricOfOne)
 	for i := range 20 {
@@ -64,7 +64,7 @@ func TestReloadsInARowLeaveOneLoop(t *testing.T) {
 
 // TestABrokenJobLeavesTheOldOnes has a configuration that cannot be used.
 func TestABrokenJobLeavesTheOldOnes(t *testing.T) {
-	f := newFleet(t, "a")
+	f := newBed(t, "a")
 	f.publishTarget("a")
 	f.waitFor(metricOfOne)
 	before := f.plan.Load()
@@ -83,7 +83,7 @@ func TestABrokenJobLeavesTheOldOnes(t *testing.T) {
 func TestFailedScrapesAreLogged(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "failures.json")
 	job := "a\nscrape_failure_log_file: " + path
-	f := newFleet(t, job)
+	f := newBed(t, job)
 	f.status.Store(http.StatusTeapot)
 	f.publishTarget("a")
 	logged := func() bool {
@@ -102,7 +102,7 @@ func TestFailedScrapesAreLogged(t *testing.T) {
 
 // TestTooManyTargetsFail follows target_limit.
 func TestTooManyTargetsFail(t *testing.T) {
-	f := newFleet(t, "a\ntarget_limit: 1")
+	f := newBed(t, "a\ntarget_limit: 1")
 	f.publishTarget("a")
 	f.waitFor(metricOfOne)
 	second := f.publishTarget("a", "instance", "two")
@@ -122,7 +122,7 @@ func TestTooManyTargetsFail(t *testing.T) {
 
 // TestStoppingDoesNotWaitForHangingTargets stops the service while a scrape hangs.
 func TestStoppingDoesNotWaitForHangingTargets(t *testing.T) {
-	f := newFleet(t, "a")
+	f := newBed(t, "a")
 	f.publishTarget("a")
 	f.waitFor(metricOfOne)
 	f.publishTarget("a", "instance", "slow", "__scrape_interval__", "5s", "__scrape_timeout__", "5s")
@@ -194,7 +194,7 @@ func TestUnixSocketsAreScraped(t *testing.T) {
 	})}
 	go func() { _ = server.Serve(listener) }()
 	defer server.Close()
-	f := newFleet(t, "a")
+	f := newBed(t, "a")
 	f.publishTarget("a", "__unix_socket__", path, "__address__", "nowhere:1")
 	f.waitFor(`{__name__="by_socket", instance="one", job="a"}`)
 	f.stop()
@@ -202,7 +202,7 @@ func TestUnixSocketsAreScraped(t *testing.T) {
 
 // TestTimestampsKeepTheBeat looks at the timestamps of consecutive scrapes.
 func TestTimestampsKeepTheBeat(t *testing.T) {
-	f := newFleet(t, "a")
+	f := newBed(t, "a")
 	f.publishTarget("a")
 	eventually(t, "some scrapes", func() bool { n, _ := f.count(metricOfOne); return n > 8 })
 	var last int64

@@ -61,6 +61,18 @@ func (p *publisher) offer(u *unit) bool {
 	return false
 }
 
+// flush makes the publisher publish all that it was offered before, without waiting for more, and waits for that until ctx ends.
+func (p *publisher) flush(ctx context.Context) {
+	u := &unit{flushed: make(chan struct{})}
+	if p.mailbox.Send(ctx, u) != nil {
+		return
+	}
+	select {
+	case <-u.flushed:
+	case <-ctx.Done():
+	}
+}
+
 // Serve publishes until ctx ends, and then what it still holds, for as long as the stream takes it.
 func (p *publisher) Serve(ctx context.Context) error {
 	linger := time.NewTimer(p.svc.cfg.Linger)
@@ -96,12 +108,12 @@ func (p *publisher) ended(ctx context.Context, err error) error {
 }
 
 // storeEvery is how often the count of samples is stored beside the stream, for the day when the stream holds none of the partition's batches
-// any more: readers that have missed them can tell how many they were.
+// any more: readers that have missed them can tell how many they were. A publisher among several begins anew with each process, and stores nothing.
 const storeEvery = time.Minute
 
 // storeCount stores the count where it has changed and its time has come.
 func (p *publisher) storeCount(ctx context.Context, every time.Duration) {
-	if p.next == p.storedCount || time.Since(p.storedAt) < every {
+	if p.svc.cfg.Publisher != 0 || p.next == p.storedCount || time.Since(p.storedAt) < every {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -119,7 +131,7 @@ func (p *publisher) countKey() string { return fmt.Sprintf("published.%d", p.par
 // resume continues the count of samples where the last batch of the partition leaves it, or where it was stored last if the stream has
 // none of the partition's batches any more.
 func (p *publisher) resume(ctx context.Context) error {
-	if p.started {
+	if p.started || p.svc.cfg.Publisher != 0 {
 		return nil
 	}
 	count, err := p.svc.cfg.Conn.Count(ctx, p.countKey())
@@ -133,6 +145,10 @@ func (p *publisher) resume(ctx context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if other, _ := stream.PublisherOf(msg.Header); other != 0 {
+		p.next, p.started = count, true
+		return nil
 	}
 	h, err := frame.ReadHeader(msg.Data)
 	if errors.Is(err, frame.ErrCorrupt) {
@@ -192,13 +208,18 @@ func (p *publisher) proceed(ctx context.Context) error {
 		}
 		u.frames = u.frames[1:]
 	}
-	p.unit = nil
-	if p.batch.Size() >= p.svc.cfg.MaxBatchBytes {
+	if u.flushed != nil || p.batch.Size() >= p.svc.cfg.MaxBatchBytes {
 		p.seal()
-		return p.publish(ctx)
+		if err := p.publish(ctx); err != nil {
+			return err
+		}
 	}
+	p.unit = nil
 	if p.batch.Size() == 0 {
 		p.settle()
+	}
+	if u.flushed != nil {
+		close(u.flushed)
 	}
 	return nil
 }
@@ -271,7 +292,11 @@ func (p *publisher) publish(ctx context.Context) error {
 		return nil
 	}
 	conn := p.svc.cfg.Conn
-	_, err := conn.Publish(ctx, &nats.Msg{Subject: conn.Frames(p.partition), Data: p.sealed}, p.wait)
+	msg := &nats.Msg{Subject: conn.Frames(p.partition), Data: p.sealed}
+	if id := p.svc.cfg.Publisher; id != 0 {
+		msg.Header = nats.Header{stream.PublisherHeader: {fmt.Sprintf("%016x", id)}}
+	}
+	_, err := conn.Publish(ctx, msg, p.wait)
 	switch {
 	case errors.Is(err, stream.ErrTooLarge):
 		p.log.Error("Dropping a batch that NATS does not take; raise max_payload of the NATS server", "frames", p.header.Frames, "samples", p.header.Samples, "err", err)

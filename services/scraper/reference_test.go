@@ -200,7 +200,7 @@ func runReference(t testing.TB, cfg *promconfig.Config, list []sequence, interva
 // newTestLoop returns a loop that does not run, for a target that answers a sequence.
 func (r *rig) newTestLoop(cfg *promconfig.ScrapeConfig, number int) *loop {
 	r.t.Helper()
-	j := &job{jobPlan: &jobPlan{config: cfg}, w: &watcher{svc: r.Service, stopping: r.t.Context()}, name: cfg.JobName, loops: map[uint64]*loop{}}
+	j := &job{jobPlan: &jobPlan{config: cfg}, w: newWatcher(r.Service, nil, r.t.Context()), name: cfg.JobName, loops: map[uint64]*loop{}}
 	var err error
 	if j.clients, err = newClients(cfg); err != nil {
 		r.t.Fatal(err)

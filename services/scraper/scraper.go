@@ -15,6 +15,7 @@ import (
 	promconfig "github.com/prometheus/prometheus/config"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/fleet"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -27,6 +28,10 @@ type Config struct {
 	Conn *stream.Conn
 	// Partitions is the number of partitions of the streams.
 	Partitions int
+	// Publisher numbers this process among several that publish to the same partitions, see [stream.NewPublisher]; 0 where it is the only one.
+	Publisher uint64
+	// Fleet says which shards this process owns.
+	Fleet *fleet.Fleet
 	// Linger is how long a frame may wait for others of its partition.
 	Linger time.Duration
 	// MaxBatchBytes is the size of a batch before compression, in bytes, at which it does not wait any longer.
@@ -52,15 +57,16 @@ type Service struct {
 	scrapeMetrics *scrapeMetrics
 	publishers    []*publisher
 	sources       *sources
+	keeper        *keeper
 	templates     *templates
 	collectors    sync.Pool
 	replanned     chan struct{} // wakes the watcher for a new plan
 
 	plan    atomic.Pointer[plan]
 	active  atomic.Pointer[[]Active]
-	epoch   atomic.Uint64
-	seed    atomic.Uint64 // of the beats
-	pending atomic.Int64  // bytes of frames that are not acknowledged
+	epochs  [stream.Shards]atomic.Uint64 // of the shards that this process owns; 0 for others
+	seed    atomic.Uint64                // of the beats
+	pending atomic.Int64                 // bytes of frames that are not acknowledged
 
 	mu sync.Mutex // held while a plan is made
 }
@@ -72,6 +78,7 @@ func New(cfg Config, system *actor.System) *Service {
 		scrapeMetrics: newScrapeMetrics(cfg.Registerer),
 	}
 	s.metrics = newMetrics(s, cfg.Registerer)
+	s.keeper = newKeeper(s)
 	s.plan.Store(&plan{})
 	s.active.Store(&[]Active{})
 	for p := range cfg.Partitions {
@@ -97,30 +104,40 @@ func (s *Service) ApplyConfig(global promconfig.GlobalConfig, jobs []*promconfig
 	return nil
 }
 
-// Serve scrapes until ctx ends, and then publishes what it holds: the scrape loops stop first, the publishers last.
+// Serve scrapes the targets of the shards that this process owns until ctx ends. Then it gives the shards back, which ends their scrape loops and publishes what they
+// have brought, and the publishers end last.
 func (s *Service) Serve(ctx context.Context) error {
-	epoch, err := s.cfg.Conn.NextEpoch(ctx, "scraper")
-	if err != nil {
-		return err
-	}
-	s.epoch.Store(epoch)
-
 	publishers := s.system.Detached("publishers")
 	for _, p := range s.publishers {
 		publishers.Spawn(fmt.Sprintf("publisher %d", p.partition), p)
 	}
-	publishing, stopPublishing := context.WithCancel(context.WithoutCancel(ctx))
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
 	published := make(chan error, 1)
-	go func() { published <- publishers.Serve(publishing) }()
+	go func() { published <- publishers.Serve(working) }()
 
-	w := &watcher{svc: s, loops: s.system.Detached("targets"), stopping: ctx, jobs: map[string]*job{}}
-	w.loops.Spawn("targets", w)
-	err = w.loops.Serve(ctx)
+	loops := s.system.Detached("targets")
+	w := newWatcher(s, loops, ctx)
+	looping, stopLoops := context.WithCancel(working)
+	defer stopLoops()
+	loops.Spawn("targets", w)
+	loops.Spawn("keeper", s.keeper)
+	looped := make(chan error, 1)
+	go func() { looped <- loops.Serve(looping) }()
+
+	claims := s.system.Detached("claims")
+	claims.Spawn("claim scraper", s.cfg.Fleet.Claim("scraper", stream.Shards, w))
+	err := claims.Serve(ctx)
+	stopLoops()
+	err = errors.Join(err, <-looped)
 	w.handovers.Wait()
 	s.active.Store(&[]Active{})
-	stopPublishing()
+	stop()
 	return errors.Join(err, <-published)
 }
+
+// epochOf returns the epoch under which this process owns a source; 0 where it does not.
+func (s *Service) epochOf(source uint64) uint64 { return s.epochs[stream.ShardOf(source)].Load() }
 
 // collector returns a collector for one scrape, which release takes back.
 func (s *Service) collector() *collector {

@@ -18,13 +18,14 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/target"
 )
 
-// fleet is a running service with a target to scrape.
-type fleet struct {
+// bed is a running service with a target to scrape.
+type bed struct {
 	*rig
 	conn     *stream.Conn
 	exporter *httptest.Server
@@ -36,9 +37,9 @@ type fleet struct {
 	stop     func()
 }
 
-func newFleet(t *testing.T, jobs ...string) *fleet {
+func newBed(t *testing.T, jobs ...string) *bed {
 	t.Helper()
-	f := &fleet{conn: server(t)}
+	f := &bed{conn: server(t)}
 	text := "metric 1\n"
 	f.text.Store(&text)
 	f.exporter = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -62,8 +63,10 @@ func newFleet(t *testing.T, jobs ...string) *fleet {
 }
 
 // start runs the service until the test ends or stop is called.
-func (f *fleet) start() {
+func (f *bed) start() {
 	t := f.t
+	member, leave := fleettest.Join(t, f.conn, "scraper")
+	f.cfg.Fleet = member
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	system := actor.NewSystem("outer", f.cfg.Logger, prometheus.NewPedanticRegistry())
@@ -74,12 +77,13 @@ func (f *fleet) start() {
 		if err := <-ended; err != nil {
 			t.Errorf("the service ended with %v", err)
 		}
+		leave()
 	})
 	t.Cleanup(f.stop)
 }
 
 // active returns what is shown of a target.
-func (f *fleet) active(id uint64) *Active {
+func (f *bed) active(id uint64) *Active {
 	for _, a := range f.Targets() {
 		if a.Discovered.ID == id {
 			return &a
@@ -89,7 +93,7 @@ func (f *fleet) active(id uint64) *Active {
 }
 
 // apply sets the jobs. Each is a name and further lines of YAML.
-func (f *fleet) apply(jobs ...string) {
+func (f *bed) apply(jobs ...string) {
 	f.t.Helper()
 	text := "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\nscrape_configs:\n"
 	for _, job := range jobs {
@@ -110,7 +114,7 @@ func (f *fleet) apply(jobs ...string) {
 }
 
 // publishTarget publishes the exporter as a target with the given labels besides those that each has. One with an empty value is removed.
-func (f *fleet) publishTarget(job string, extra ...string) *target.Target {
+func (f *bed) publishTarget(job string, extra ...string) *target.Target {
 	f.t.Helper()
 	b := labels.NewBuilder(labels.FromStrings(
 		"__address__", strings.TrimPrefix(f.exporter.URL, "http://"), "__scheme__", "http", "__metrics_path__", "/metrics",
@@ -128,9 +132,9 @@ func (f *fleet) publishTarget(job string, extra ...string) *target.Target {
 	return t
 }
 
-func (f *fleet) removeTarget(t *target.Target) { f.publish(f.conn.Target(t.Shard(), t.ID), nil) }
+func (f *bed) removeTarget(t *target.Target) { f.publish(f.conn.Target(t.Shard(), t.ID), nil) }
 
-func (f *fleet) publish(subject string, data []byte) {
+func (f *bed) publish(subject string, data []byte) {
 	f.t.Helper()
 	if _, err := f.conn.Publish(f.t.Context(), &nats.Msg{Subject: subject, Data: data}, nil); err != nil {
 		f.t.Fatal(err)
@@ -138,7 +142,7 @@ func (f *fleet) publish(subject string, data []byte) {
 }
 
 // published returns all samples in the stream, in the order of their partition.
-func (f *fleet) published() (list []sample) {
+func (f *bed) published() (list []sample) {
 	f.t.Helper()
 	t := f.t.(*testing.T)
 	for p := range f.cfg.Partitions {
@@ -166,7 +170,7 @@ func (f *fleet) published() (list []sample) {
 }
 
 // count returns how many samples a series has that are not staleness markers, and how many that are.
-func (f *fleet) count(series string) (n, stale int) {
+func (f *bed) count(series string) (n, stale int) {
 	for _, x := range f.published() {
 		switch {
 		case x.Series != series:
@@ -179,13 +183,13 @@ func (f *fleet) count(series string) (n, stale int) {
 	return n, stale
 }
 
-func (f *fleet) waitFor(series string) {
+func (f *bed) waitFor(series string) {
 	f.t.Helper()
 	eventually(f.t, "samples of "+series, func() bool { n, _ := f.count(series); return n > 0 })
 }
 
 func TestTargetsComeAndGo(t *testing.T) {
-	f := newFleet(t, "a", "b")
+	f := newBed(t, "a", "b")
 	first := f.publishTarget("a")
 	f.waitFor(`{__name__="metric", instance="one", job="a"}`)
 	f.waitFor(`{__name__="up", instance="one", job="a"}`)
@@ -215,12 +219,12 @@ func TestTargetsComeAndGo(t *testing.T) {
 }
 
 func TestTargetsThatAreThereBeforeComeAtOnce(t *testing.T) {
-	f := newFleet(t, "a")
+	f := newBed(t, "a")
 	f.publishTarget("a")
 	f.waitFor(`{__name__="metric", instance="one", job="a"}`)
 	f.stop()
 	scrapes := f.scrapes.Load()
-	other := &fleet{conn: f.conn, exporter: f.exporter}
+	other := &bed{conn: f.conn, exporter: f.exporter}
 	other.rig = newRig(t, onServer(f.conn))
 	other.apply("a")
 	other.start()
@@ -228,7 +232,7 @@ func TestTargetsThatAreThereBeforeComeAtOnce(t *testing.T) {
 }
 
 func TestMessagesThatAreNoTargetsAreIgnored(t *testing.T) {
-	f := newFleet(t, "a")
+	f := newBed(t, "a")
 	good := f.publishTarget("a")
 	f.waitFor(`{__name__="up", instance="one", job="a"}`)
 	f.publish(f.conn.Target(1, 1), []byte{200, 1})
@@ -247,7 +251,7 @@ func TestMessagesThatAreNoTargetsAreIgnored(t *testing.T) {
 }
 
 func TestRemovedLabelsStayRemoved(t *testing.T) {
-	f := newFleet(t, "a\nmetrics_path: /other\nscheme: https")
+	f := newBed(t, "a\nmetrics_path: /other\nscheme: https")
 	target := f.publishTarget("a", "job", "")
 	if len(target.Absent) != 1 {
 		t.Fatalf("absent are %v", target.Absent)
@@ -261,7 +265,7 @@ func TestRemovedLabelsStayRemoved(t *testing.T) {
 }
 
 func TestJobsOfAnotherConfigurationAreLeftOut(t *testing.T) {
-	f := newFleet(t, "a")
+	f := newBed(t, "a")
 	f.publishTarget("b")
 	f.publishTarget("a")
 	f.waitFor(`{__name__="metric", instance="one", job="a"}`)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -27,6 +28,10 @@ type source struct {
 	mu    sync.Mutex
 	seq   uint64         // of the last frame
 	views map[*view]bool // of the scrape loops that append to the source
+
+	restored bool      // from what its last owner has left, or it is not worth trying any more
+	changed  bool      // since the keeper was told: it has other series, or other live ones
+	storedAt time.Time // when the keeper last stored it
 
 	series   []seriesState
 	table    []uint32 // open-addressed hash of the label sets: number of the series + 1
@@ -149,6 +154,7 @@ func (s *source) find(ls labels.Labels) (uint32, bool) {
 }
 
 func (s *source) add(ls labels.Labels, family uint32) uint32 {
+	s.changed = true
 	i := uint32(len(s.series))
 	s.series = append(s.series, seriesState{labels: ls, family: family, last: minTime})
 	if len(s.series)*3 > len(s.table)*2 {
@@ -238,6 +244,7 @@ func (s *source) compact(live *bitmap) {
 	for v := range s.views {
 		v.exposed.each(func(i uint32) { keep.set(s.resolve(i)) })
 	}
+	s.changed = true
 	old, families, explicit, exemplars := s.series, s.families, s.explicit, s.exemplars
 	s.empty()
 	kept = keep.count(0, len(old))

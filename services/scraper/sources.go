@@ -2,6 +2,7 @@ package scraper
 
 import (
 	"sync"
+	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -26,12 +27,16 @@ func newSources(partitions int) *sources {
 // attach returns the source of a target with the given labels, and a new view of it. Targets with the same public labels expose the same
 // series, so they share one.
 func (s *sources) attach(ls labels.Labels) (*source, *view) {
-	id := target.SourceID(ls.Range)
+	return s.attachID(target.SourceID(ls.Range), ls.Get(model.JobLabel))
+}
+
+// attachID is attach for a source by its ID.
+func (s *sources) attachID(id uint64, job string) (*source, *view) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	src, ok := s.byID[id]
 	if !ok {
-		src = newSource(id, stream.PartitionOf(id, s.partitions), ls.Get(model.JobLabel))
+		src = newSource(id, stream.PartitionOf(id, s.partitions), job)
 		// Writers drop a frame whose number they have passed, also where the source was away for a while.
 		src.seq = s.seq
 		s.byID[id] = src
@@ -54,6 +59,34 @@ func (s *sources) detach(src *source, v *view) {
 		s.seq = max(s.seq, src.seq)
 		delete(s.byID, src.id)
 	}
+}
+
+// has reports whether a source is in use.
+func (s *sources) has(src *source) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byID[src.id] == src
+}
+
+// hasID is has for a source by its ID.
+func (s *sources) hasID(id uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byID[id] != nil
+}
+
+// olderThan returns the sources that were stored longer ago than d; the bucket forgets what is not stored again.
+func (s *sources) olderThan(d time.Duration) (old []*source) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, src := range s.byID {
+		src.mu.Lock()
+		if !src.storedAt.IsZero() && time.Since(src.storedAt) > d {
+			old = append(old, src)
+		}
+		src.mu.Unlock()
+	}
+	return old
 }
 
 // counts returns the number of sources and of the series that they hold.

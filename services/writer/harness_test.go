@@ -30,6 +30,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
@@ -253,7 +254,8 @@ func (r *rig) start(endpoints []Endpoint, change ...func(*Config)) *service {
 	s := &service{log: &logBuffer{}, reg: prometheus.NewPedanticRegistry()}
 	logger := slog.New(slog.NewTextHandler(s.log, nil))
 	system := actor.NewSystem("test", logger, s.reg)
-	cfg := Config{Conn: r.conn, Partitions: partitions, CacheBytes: 64 << 20, Logger: logger, Registerer: s.reg}
+	member, leave := fleettest.Join(r.t, r.conn, "writer")
+	cfg := Config{Conn: r.conn, Partitions: partitions, Fleet: member, CacheBytes: 64 << 20, Logger: logger, Registerer: s.reg}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -270,6 +272,7 @@ func (r *rig) start(endpoints []Endpoint, change ...func(*Config)) *service {
 		if err := <-ended; err != nil {
 			r.t.Errorf("the service ended with %v", err)
 		}
+		leave()
 	})
 	r.t.Cleanup(s.stop)
 	for _, e := range endpoints {

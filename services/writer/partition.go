@@ -35,8 +35,10 @@ type partition struct {
 	buf      []byte
 	frame    frame.Frame
 	nframes  int
-	readMark uint64 // samples of the partition up to the last message read
-	marked   bool   // readMark is known
+	readMark uint64            // samples of the partition up to the last message read
+	marked   bool              // readMark is known
+	marks    map[uint64]uint64 // the same by publisher, where there are several
+	since    time.Time         // when the position was made
 
 	gone map[frame.DictID]time.Time // dictionaries that the stream has lost, and when that was found
 
@@ -84,6 +86,7 @@ func (p *partition) Serve(ctx context.Context) error {
 	for range requests {
 		p.free <- remotewrite.NewRequest(p.ep.protocol)
 	}
+	p.marks, p.since = mb.Marks()
 	if err := p.mark(ctx); err != nil {
 		mb.Close()
 		return err
@@ -219,8 +222,9 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 	p.buf = batch.Buffer()
 	p.reading.Store(batch.MinTime)
 	p.unsent.Add(1)
-	if p.marked && batch.First > p.readMark {
-		p.ep.lost(batch.First-p.readMark, "the stream's retention passed before the endpoint took them, or their message cannot be read", p.number)
+	publisher, began := stream.PublisherOf(msg.Header)
+	if before, known := p.readUpTo(publisher, began); known && batch.First > before {
+		p.ep.lost(batch.First-before, "the stream's retention passed before the endpoint took them, or their message cannot be read", p.number)
 	}
 	read := 0
 	var damage error
@@ -249,8 +253,31 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 	if damage != nil {
 		p.ep.lost(uint64(max(batch.Samples-read, 0)), fmt.Sprintf("frames in message %d cannot be read: %v", msg.Seq, damage), p.number)
 	}
-	p.readMark, p.marked = batch.First+uint64(batch.Samples), true
-	return p.ended(ctx, msg)
+	if publisher == 0 {
+		p.readMark, p.marked = batch.First+uint64(batch.Samples), true
+		return p.ended(ctx, msg)
+	}
+	p.marks[publisher] = batch.First + uint64(batch.Samples)
+	if err := p.ended(ctx, msg); err != nil {
+		return err
+	}
+	if p.current.marks == nil {
+		p.current.marks = map[uint64]uint64{}
+	}
+	p.current.marks[publisher] = p.marks[publisher]
+	return nil
+}
+
+// readUpTo returns how many samples a publisher had published up to its last message that was read. One that began after the position was made has published nothing before
+// its first message.
+func (p *partition) readUpTo(publisher uint64, began time.Time) (samples uint64, known bool) {
+	if publisher == 0 {
+		return p.readMark, p.marked
+	}
+	if n, ok := p.marks[publisher]; ok {
+		return n, true
+	}
+	return 0, began.After(p.since)
 }
 
 // skip passes over a message that cannot be read: what stands behind it must not wait for ever. It stays in the stream for whoever wants
@@ -460,7 +487,7 @@ func (p *partition) ship(ctx context.Context) error {
 				}
 			}
 			if x.seq != 0 {
-				p.mb.Handled(x.seq, x.mark)
+				p.mb.HandledFrom(x.seq, x.mark, x.marks)
 				p.unsent.Add(-x.messages)
 			}
 			p.sending.Store(0)

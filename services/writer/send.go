@@ -19,6 +19,8 @@ type parcel struct {
 	req *remotewrite.Request
 	// seq and mark are the position to note afterwards; seq is 0 where no message of the mailbox ends in this request.
 	seq, mark uint64
+	// marks are the counts of publishers whose messages end in this request.
+	marks map[uint64]uint64
 	// messages counts those that end in it.
 	messages int64
 	// oldest is the time of the oldest frame in it, in milliseconds.

@@ -8,10 +8,12 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/fleet"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -21,6 +23,8 @@ type Config struct {
 	Conn *stream.Conn
 	// Partitions is the number of partitions of the streams.
 	Partitions int
+	// Fleet says which partitions this process owns.
+	Fleet *fleet.Fleet
 	// CacheBytes bounds the label sets held encoded for the wire, over all endpoints.
 	CacheBytes int
 	// ReadAhead is how many messages each partition of each endpoint fetches ahead; 0 for the mailbox's default.
@@ -37,8 +41,9 @@ type Service struct {
 	metrics *metrics
 	cache   *cache
 
-	applying sync.Mutex    // held while endpoints start and stop
+	applying sync.Mutex    // held while endpoints and partitions start and stop
 	actors   *actor.System // nil while Serve does not run
+	owned    map[int]bool  // partitions
 
 	mu        sync.Mutex // held for moments, so that Status never waits for an endpoint to stop
 	endpoints []*running
@@ -47,12 +52,14 @@ type Service struct {
 // running is an endpoint and the actors that serve it.
 type running struct {
 	*endpoint
-	ref *actor.Ref
+	ref   *actor.Ref
+	sys   *actor.System
+	parts map[int]*actor.Ref // of the partitions that this process owns
 }
 
 // New returns the service. system supervises its actors.
 func New(cfg Config, system *actor.System) *Service {
-	s := &Service{cfg: cfg, system: system, cache: newCache(cfg.CacheBytes)}
+	s := &Service{cfg: cfg, system: system, cache: newCache(cfg.CacheBytes), owned: map[int]bool{}}
 	s.metrics = newMetrics(s, cfg.Registerer)
 	return s
 }
@@ -114,15 +121,62 @@ func (s *Service) find(cfg Endpoint) *running {
 }
 
 func (s *Service) start(r *running) {
-	sys := s.system.Detached("endpoint " + r.name)
-	for _, p := range r.partitions {
-		sys.Spawn(fmt.Sprintf("writer %s/%d", r.name, p.number), p)
+	r.sys, r.parts = s.system.Detached("endpoint "+r.name), map[int]*actor.Ref{}
+	for p := range s.owned {
+		r.own(p)
 	}
 	if r.sendsMetadata() {
-		sys.Spawn("metadata "+r.name, &metadataSender{ep: r.endpoint})
+		r.sys.Spawn("metadata "+r.name, &metadataSender{ep: r.endpoint})
 	}
-	r.ref = s.actors.Spawn("endpoint "+r.name, sys)
+	r.ref = s.actors.Spawn("endpoint "+r.name, r.sys)
 }
+
+// own starts a partition.
+func (r *running) own(partition int) {
+	r.parts[partition] = r.sys.Spawn(fmt.Sprintf("writer %s/%d", r.name, partition), r.partitions[partition])
+}
+
+// Take starts partitions for all endpoints.
+func (s *Service) Take(partitions map[int]uint64) {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	for p := range partitions {
+		s.owned[p] = true
+		for _, r := range s.endpoints {
+			if r.ref != nil {
+				r.own(p)
+			}
+		}
+	}
+}
+
+// Give stops partitions for all endpoints. What is on its way is finished where the endpoint takes it, and the position stored, so that whoever comes next repeats nothing.
+func (s *Service) Give(partitions []int, _ bool) {
+	s.applying.Lock()
+	defer s.applying.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), giveTime)
+	defer cancel()
+	var stopping sync.WaitGroup
+	for _, p := range partitions {
+		delete(s.owned, p)
+		for _, r := range s.endpoints {
+			ref := r.parts[p]
+			if ref == nil {
+				continue
+			}
+			delete(r.parts, p)
+			stopping.Go(func() {
+				if err := ref.Stop(ctx); err != nil {
+					r.log.Warn("A partition does not stop in time; its position tells it that another has it", "partition", p, "err", err)
+				}
+			})
+		}
+	}
+	stopping.Wait()
+}
+
+// giveTime is how long a partition may take to stop before another process takes it over all the same.
+const giveTime = stopTime + time.Second
 
 func (s *Service) stop(ctx context.Context, r *running) error {
 	defer r.client.CloseIdle()
@@ -135,7 +189,7 @@ func (s *Service) stop(ctx context.Context, r *running) error {
 	return nil
 }
 
-// Serve writes until ctx ends.
+// Serve writes the partitions that this process owns until ctx ends, and then gives them back.
 func (s *Service) Serve(ctx context.Context) error {
 	s.applying.Lock()
 	s.actors = s.system.Detached("writer")
@@ -144,9 +198,20 @@ func (s *Service) Serve(ctx context.Context) error {
 		s.start(r)
 	}
 	s.applying.Unlock()
-	err := actors.Serve(ctx)
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	worked := make(chan error, 1)
+	go func() { worked <- actors.Serve(working) }()
+
+	claims := s.system.Detached("claims")
+	claims.Spawn("claim writer", s.cfg.Fleet.Claim("writer", s.cfg.Partitions, s))
+	err := claims.Serve(ctx)
 	s.applying.Lock()
 	s.actors = nil
+	for _, r := range s.endpoints {
+		r.ref, r.parts = nil, nil
+	}
 	s.applying.Unlock()
-	return err
+	stop()
+	return errors.Join(err, <-worked)
 }

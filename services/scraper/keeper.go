@@ -1,0 +1,412 @@
+package scraper
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/prometheus/model/value"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/vmihailenco/msgpack/v5"
+
+	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// keeper is the actor that keeps what is known of sources in the bucket `sources`, so that whoever scrapes a target next goes on with its dictionaries, and ends
+// the series that have vanished meanwhile.
+type keeper struct {
+	svc *Service
+	log *slog.Logger
+
+	mu      sync.Mutex
+	changed map[*source]bool // not stored yet
+	order   []*source        // the same, the oldest first
+	taken   []int            // shards to look for orphans in
+}
+
+func newKeeper(s *Service) *keeper {
+	return &keeper{svc: s, log: s.cfg.Logger, changed: map[*source]bool{}}
+}
+
+// Sources are stored one at a time, at most storedRate a second.
+const storedRate = 50
+
+// orphanGrace is how long after shards were taken a source without a target is taken for gone: discovery may be about to publish it.
+const orphanGrace = 30 * time.Second
+
+// Serve stores what has changed until ctx ends.
+func (k *keeper) Serve(ctx context.Context) error {
+	tick, refresh := time.NewTicker(time.Second/storedRate), time.NewTicker(max(k.svc.cfg.DictAge/8, time.Second))
+	defer tick.Stop()
+	defer refresh.Stop()
+	var orphans <-chan time.Time
+	var shards []int
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-orphans:
+			orphans = nil
+			k.endOrphans(ctx, shards)
+			shards = nil
+		case <-refresh.C:
+			for _, s := range k.svc.sources.olderThan(k.svc.cfg.DictAge / 2) {
+				k.note(s)
+			}
+		case <-tick.C:
+		}
+		k.mu.Lock()
+		if len(k.taken) > 0 {
+			shards, k.taken = append(shards, k.taken...), nil
+			orphans = time.After(orphanGrace)
+		}
+		var next *source
+		if len(k.order) > 0 {
+			next, k.order = k.order[0], k.order[1:]
+			delete(k.changed, next)
+		}
+		k.mu.Unlock()
+		if next != nil {
+			if err := k.store(ctx, next); err != nil && ctx.Err() == nil {
+				k.log.Debug("Cannot store what is known of a source, trying again", "source", fmt.Sprintf("%016x", next.id), "err", err)
+				k.note(next)
+			}
+		}
+	}
+}
+
+// note makes sure that a source is stored again.
+func (k *keeper) note(s *source) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.changed[s] {
+		k.changed[s] = true
+		k.order = append(k.order, s)
+	}
+}
+
+// flush stores the sources of some shards now.
+func (k *keeper) flush(ctx context.Context, shards []int) {
+	given := map[int]bool{}
+	for _, s := range shards {
+		given[s] = true
+	}
+	k.mu.Lock()
+	var list, rest []*source
+	for _, s := range k.order {
+		if given[stream.ShardOf(s.id)] {
+			list = append(list, s)
+			delete(k.changed, s)
+		} else {
+			rest = append(rest, s)
+		}
+	}
+	k.order = rest
+	k.mu.Unlock()
+	for _, s := range list {
+		if err := k.store(ctx, s); err != nil {
+			k.log.Warn("Cannot store what is known of a source; the next owner may miss series that vanish now", "source", fmt.Sprintf("%016x", s.id), "err", err)
+		}
+	}
+}
+
+// leave gives back the view of a loop that ends here and goes on elsewhere.
+func (k *keeper) leave(s *source, v *view) {
+	if k.svc.epochOf(s.id) != 0 {
+		k.note(s)
+	}
+	k.svc.sources.detach(s, v)
+}
+
+// end gives back the view of a target that is gone for good.
+func (k *keeper) end(ctx context.Context, s *source, v *view) {
+	if k.svc.sources.detach(s, v); k.svc.sources.has(s) {
+		k.note(s)
+		return
+	}
+	k.forget(s)
+	if err := k.delete(ctx, sourceKey(s.id)); err != nil && ctx.Err() == nil {
+		k.log.Debug("Cannot remove what is known of a source; it passes with time", "source", fmt.Sprintf("%016x", s.id), "err", err)
+	}
+}
+
+func (k *keeper) forget(s *source) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.changed[s] {
+		return
+	}
+	delete(k.changed, s)
+	for i := range k.order {
+		if k.order[i] == s {
+			k.order = append(k.order[:i], k.order[i+1:]...)
+			return
+		}
+	}
+}
+
+const sourceVersion = 1
+
+// sourceRecord is what the bucket holds of a source, behind a version byte.
+type sourceRecord struct {
+	// Dicts are the names of its dictionaries, 16 bytes each, in the order of its series.
+	Dicts []byte `msgpack:"dicts"`
+	// Live has a bit for each series that the target exposed last, eight to a byte, the lowest first.
+	Live []byte `msgpack:"live"`
+	// Time is that of its newest sample, in milliseconds.
+	Time int64 `msgpack:"time"`
+}
+
+func sourceKey(id uint64) string { return fmt.Sprintf("%d.%016x", stream.ShardOf(id), id) }
+
+// record returns what is to be stored of a source; nil where there is nothing yet.
+func (s *source) record() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.dicts) == 0 {
+		return nil
+	}
+	s.storedAt = time.Now()
+	var r sourceRecord
+	for i := range s.dicts {
+		r.Dicts = append(r.Dicts, s.dicts[i].id[:]...)
+	}
+	r.Live = make([]byte, (s.sealed+7)/8)
+	set := func(i uint32) {
+		if i < dropped {
+			if i = s.resolve(i); int(i) < s.sealed {
+				r.Live[i/8] |= 1 << (i % 8)
+			}
+		}
+	}
+	for v := range s.views {
+		v.exposed.each(set)
+		for _, i := range v.reports {
+			set(i)
+		}
+	}
+	for i := range s.series[:s.sealed] {
+		r.Time = max(r.Time, s.series[i].last)
+	}
+	b, err := msgpack.Marshal(&r)
+	if err != nil {
+		panic(err) // bytes and a number
+	}
+	return append([]byte{sourceVersion}, b...)
+}
+
+// maxRecord is the largest record that is read, in bytes.
+const maxRecord = 1 << 20
+
+func decodeRecord(b []byte) (r sourceRecord, err error) {
+	if len(b) == 0 || len(b) > maxRecord {
+		return r, fmt.Errorf("record of %d bytes", len(b))
+	}
+	if b[0] != sourceVersion {
+		return r, fmt.Errorf("record of version %d, this build reads version %d", b[0], sourceVersion)
+	}
+	err = msgpack.NewDecoder(bytes.NewReader(b[1:])).Decode(&r)
+	if err == nil && len(r.Dicts)%16 != 0 {
+		err = fmt.Errorf("names of dictionaries in %d bytes", len(r.Dicts))
+	}
+	return r, err
+}
+
+func (k *keeper) bucket(ctx context.Context) (jetstream.KeyValue, error) {
+	conn := k.svc.cfg.Conn
+	kv, err := conn.JS.KeyValue(ctx, conn.Bucket(stream.Sources))
+	if err != nil {
+		return nil, fmt.Errorf("opening the bucket %s: %w", conn.Bucket(stream.Sources), err)
+	}
+	return kv, nil
+}
+
+// requestTime bounds each question to the bucket.
+const requestTime = 2 * time.Second
+
+func (k *keeper) store(ctx context.Context, s *source) error {
+	b := s.record()
+	if b == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	kv, err := k.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = kv.Put(ctx, sourceKey(s.id), b)
+	return err
+}
+
+func (k *keeper) delete(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	kv, err := k.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	return kv.Purge(ctx, key)
+}
+
+// restore gives a source that is new in this process what its last owner has left. Where that cannot be had, the source begins anew: its series get new dictionaries, and those
+// that have vanished meanwhile no staleness markers.
+func (k *keeper) restore(ctx context.Context, s *source, v *view) {
+	s.mu.Lock()
+	fresh := !s.restored
+	s.restored = true
+	s.mu.Unlock()
+	if !fresh || k.svc.cfg.Conn == nil {
+		return
+	}
+	if err := k.tryRestore(ctx, s, v); err != nil && ctx.Err() == nil {
+		k.log.Warn("Cannot read what the last owner knew of a source; it begins anew", "source", fmt.Sprintf("%016x", s.id), "err", err)
+	}
+}
+
+func (k *keeper) tryRestore(ctx context.Context, s *source, v *view) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*requestTime)
+	defer cancel()
+	kv, err := k.bucket(ctx)
+	if err != nil {
+		return err
+	}
+	entry, err := kv.Get(ctx, sourceKey(s.id))
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	r, err := decodeRecord(entry.Value())
+	if err != nil {
+		return err
+	}
+	conn := k.svc.cfg.Conn
+	var dicts []*frame.Dictionary
+	var messages [][]byte
+	for b := r.Dicts; len(b) > 0; b = b[16:] {
+		id := frame.DictID(b[:16])
+		msg, err := conn.Last(ctx, stream.Dicts, conn.Dict(s.partition, id))
+		if err != nil {
+			return err
+		}
+		d, err := frame.ReadDictionary(msg.Data, id)
+		if err != nil {
+			return err
+		}
+		dicts, messages = append(dicts, d), append(messages, msg.Data)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.series) > 0 {
+		return nil // a scrape was faster
+	}
+	for n, d := range dicts {
+		start := len(s.series)
+		for i := range d.Series {
+			x := &d.Series[i]
+			f := family{x.Family, x.Metadata}
+			number, ok := s.index[f]
+			if !ok {
+				number = s.addFamily(f)
+			}
+			s.add(x.Labels, number)
+		}
+		s.dicts = append(s.dicts, dict{id: d.ID, start: start, n: len(d.Series), msg: messages[n]})
+		s.sealed = len(s.series)
+	}
+	for i := range min(s.sealed, 8*len(r.Live)) {
+		if r.Live[i/8]&(1<<(i%8)) != 0 {
+			s.series[i].last = r.Time
+			if !s.isReport(uint32(i)) {
+				v.exposed.set(uint32(i))
+			}
+		}
+	}
+	return nil
+}
+
+// isReport reports whether a series is one that tells of the scrape itself.
+func (s *source) isReport(i uint32) bool {
+	name := s.series[i].labels.Get("__name__")
+	for k := range reportSamples {
+		if reportSamples[k].name == name && s.families[s.series[i].family].name == name {
+			return s.families[s.series[i].family].Help == reportSamples[k].help
+		}
+	}
+	return false
+}
+
+// lookForOrphans makes the keeper look, later, for sources in shards that were just taken whose target is gone.
+func (k *keeper) lookForOrphans(shards []int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.taken = append(k.taken, shards...)
+}
+
+// endOrphans ends the series of sources that nobody scrapes any more.
+func (k *keeper) endOrphans(ctx context.Context, shards []int) {
+	kv, err := k.bucket(ctx)
+	if err != nil {
+		k.log.Debug("Cannot look for targets that are gone", "err", err)
+		return
+	}
+	var filters []string
+	for _, s := range shards {
+		if k.svc.epochs[s].Load() != 0 {
+			filters = append(filters, strconv.Itoa(s)+".*")
+		}
+	}
+	if len(filters) == 0 {
+		return
+	}
+	if len(filters) == stream.Shards {
+		filters = []string{">"}
+	}
+	keys, err := kv.ListKeysFiltered(ctx, filters...)
+	if err != nil {
+		k.log.Debug("Cannot look for targets that are gone", "err", err)
+		return
+	}
+	var gone []uint64
+	for key := range keys.Keys() {
+		_, hex, _ := strings.Cut(key, ".")
+		id, err := strconv.ParseUint(hex, 16, 64)
+		if err == nil && k.svc.epochOf(id) != 0 && !k.svc.sources.hasID(id) {
+			gone = append(gone, id)
+		}
+	}
+	for _, id := range gone {
+		if ctx.Err() != nil {
+			return
+		}
+		k.endOrphan(ctx, id)
+	}
+}
+
+func (k *keeper) endOrphan(ctx context.Context, id uint64) {
+	src, v := k.svc.sources.attachID(id, "")
+	k.restore(ctx, src, v)
+	a := &appender{svc: k.svc}
+	a.begin(src)
+	now := time.Now().UnixMilli()
+	for i := range src.series {
+		if src.series[i].last != minTime {
+			_, _ = a.append(uint32(i), scraped{t: now, v: math.Float64frombits(value.StaleNaN)}, &storage.AOptions{RejectOutOfOrder: true})
+		}
+	}
+	if err := a.commit(); err != nil {
+		k.log.Warn("Staleness markers of a target that is gone could not be committed", "source", fmt.Sprintf("%016x", id), "err", err)
+	}
+	k.end(ctx, src, v)
+}
