@@ -4,11 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -302,36 +299,14 @@ func TestConsulDiscovery(t *testing.T) {
 }
 
 func TestConsulDiscoveryWithARealAgent(t *testing.T) {
-	program := os.Getenv(consulEnv)
-	if program == "" {
-		t.Skipf("set %s to a consul program to run this", consulEnv)
-	}
-	port := func() int {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return l.Addr().(*net.TCPAddr).Port
-	}
-	http1 := port()
-	hcl := fmt.Sprintf(`ports { http = %d, dns = -1, grpc = -1, grpc_tls = -1, server = %d, serf_lan = %d, serf_wan = -1 }`, http1, port(), port())
-	cmd := exec.Command(program, "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", "-hcl="+hcl)
-	var log strings.Builder
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended
-		_ = cmd.Wait()         // with the kill as its error
-		if t.Failed() {
-			t.Log(log.String())
-		}
-	})
-	server := fmt.Sprintf("127.0.0.1:%d", http1)
-	eventually(t, "the agent has a leader", func() bool {
-		resp, err := http.Get("http://" + server + "/v1/status/leader")
+	program := peerProgram(t, consulEnv)
+	free := freePorts(t, 3)
+	port := func(i int) string { return mustParse(t, "//"+free[i]).Port() }
+	hcl := fmt.Sprintf(`ports { http = %s, dns = -1, grpc = -1, grpc_tls = -1, server = %s, serf_lan = %s, serf_wan = -1 }`, port(0), port(1), port(2))
+	agent := startPeer(t, program, "agent", "-dev", "-bind="+loopback(), "-client="+loopback(), "-hcl="+hcl)
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	agent.await("has a leader", func() bool {
+		resp, err := http.Get("http://" + free[0] + "/v1/status/leader")
 		if err != nil {
 			return false
 		}
@@ -339,5 +314,5 @@ func TestConsulDiscoveryWithARealAgent(t *testing.T) {
 		b, err := io.ReadAll(resp.Body)
 		return err == nil && len(b) > len(`""`)+1 && resp.StatusCode == http.StatusOK
 	})
-	testConsul(t, newBed(t), server)
+	testConsul(t, newBed(t), free[0])
 }

@@ -87,10 +87,12 @@ func newKubeAPI(t *testing.T) *kubeAPI {
 	return k
 }
 
-// put makes or changes an object.
+func (k *kubeAPI) access() string {
+	return fmt.Sprintf("api_server: %q, authorization: {credentials: %s}", k.url, kubeToken)
+}
+
 func (k *kubeAPI) put(resource string, o kubeObject) { k.change(resource, o, false) }
 
-// remove deletes an object.
 func (k *kubeAPI) remove(resource string, o kubeObject) { k.change(resource, o, true) }
 
 func (k *kubeAPI) change(resource string, o kubeObject, remove bool) {
@@ -116,8 +118,6 @@ func (k *kubeAPI) change(resource string, o kubeObject, remove bool) {
 	k.changed = make(chan struct{})
 }
 
-// dropWatches ends all watches, as a restarting API server does. With compact the events so far are forgotten, so that watches which were behind
-// are told that their version is gone.
 func (k *kubeAPI) dropWatches(compact bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -128,7 +128,6 @@ func (k *kubeAPI) dropWatches(compact bool) {
 	}
 }
 
-// setDown makes all requests fail and ends all watches.
 func (k *kubeAPI) setDown(down bool) {
 	k.mu.Lock()
 	k.down = down

@@ -10,6 +10,23 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// kubeServer is an API server, with what the test does to its objects and to the way there.
+type kubeServer interface {
+	// access returns what kubernetes_sd_configs says to reach it.
+	access() string
+	// put makes or changes an object, its status included.
+	put(resource string, o kubeObject)
+	// remove deletes an object.
+	remove(resource string, o kubeObject)
+	// dropWatches ends all watches. With compact the events so far are forgotten, so that watches which were behind are told that their version
+	// is gone.
+	dropWatches(compact bool)
+	// setDown makes all requests of discovery fail and ends its watches.
+	setDown(down bool)
+	// requests returns how many requests of discovery it has served of a kind: "list pods", "watch pods", "streamed list pods".
+	requests(kind string) int
+}
+
 func pod(name, ip, app string, port int32) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: "uid-1", Labels: map[string]string{"app": app}},
@@ -23,7 +40,7 @@ func pod(name, ip, app string, port int32) *corev1.Pod {
 func service(name string, port int32) *corev1.Service {
 	return &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
-		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.1", Type: corev1.ServiceTypeClusterIP, Ports: []corev1.ServicePort{{Name: "http", Port: port}}},
+		Spec:       corev1.ServiceSpec{ClusterIP: "10.96.0.10", Type: corev1.ServiceTypeClusterIP, Ports: []corev1.ServicePort{{Name: "http", Port: port}}},
 	}
 }
 
@@ -49,13 +66,18 @@ func slice(service string, ips ...string) *discoveryv1.EndpointSlice {
 	return s
 }
 
-func kubeJob(name, url, more string) string {
-	return fmt.Sprintf("- job_name: %s\n  kubernetes_sd_configs: [{api_server: %q, authorization: {credentials: %s}, %s}]\n", name, url, kubeToken, more)
+// kubeJob leaves out the namespace in which an API server has a service for itself.
+func kubeJob(name string, k kubeServer, more string) string {
+	return fmt.Sprintf(`
+- job_name: %s
+  kubernetes_sd_configs: [{%s, %s}]
+  relabel_configs: [{source_labels: [__meta_kubernetes_namespace], regex: default, action: drop}]
+`, name, k.access(), more)
 }
 
-func kubeJobs(url string) string {
-	return kubeJob("pods", url, "role: pod, namespaces: {names: [shop]}, selectors: [{role: pod, label: app=web, field: status.phase=Running}]") +
-		kubeJob("services", url, "role: service") + kubeJob("nodes", url, "role: node") + kubeJob("slices", url, "role: endpointslice")
+func kubeJobs(k kubeServer) string {
+	return kubeJob("pods", k, "role: pod, namespaces: {names: [shop]}, selectors: [{role: pod, label: app=web, field: status.phase=Running}]") +
+		kubeJob("services", k, "role: service") + kubeJob("nodes", k, "role: node") + kubeJob("slices", k, "role: endpointslice")
 }
 
 func TestKubernetesDiscovery(t *testing.T) {
@@ -73,9 +95,7 @@ func TestKubernetesDiscovery(t *testing.T) {
 			if k.noStreamedLists {
 				kind = "list pods"
 			}
-			if k.requests(kind) < 2 {
-				t.Errorf("%d requests were a %s: the test has not tested what it says: %v", k.requests(kind), kind, k.served)
-			}
+			expectRequests(t, k, kind)
 			if k.requests("expired watch pods") == 0 {
 				t.Error("no watch met an expired version")
 			}
@@ -83,8 +103,31 @@ func TestKubernetesDiscovery(t *testing.T) {
 	}
 }
 
+func TestKubernetesDiscoveryWithARealAPIServer(t *testing.T) {
+	etcd, server := peerProgram(t, etcdEnv), peerProgram(t, kubeAPIServerEnv)
+	for name, c := range map[string]struct{ flag, lists string }{
+		"streamed lists":             {"--feature-gates=WatchList=true", "streamed list pods"},
+		"an API server without them": {"--feature-gates=WatchList=false", "list pods"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			k := newKubeCluster(t, etcd, server, c.flag)
+			testKubernetes(t, k)
+			expectRequests(t, k, c.lists)
+		})
+	}
+}
+
+// expectRequests fails the test where pods were not listed the way that the test is for. Two of the jobs list them when they start, and at least one of
+// these again after the expired version, and after the restart.
+func expectRequests(t *testing.T, k kubeServer, kind string) {
+	t.Helper()
+	if n := k.requests(kind); n < 4 {
+		t.Errorf("%d requests were a %s: the test has not tested what it says", n, kind)
+	}
+}
+
 // testKubernetes lets pods, services, endpoints and nodes come, move and go, and expects the targets to follow.
-func testKubernetes(t *testing.T, k *kubeAPI) {
+func testKubernetes(t *testing.T, k kubeServer) {
 	f := newBed(t)
 	k.put("pods", pod("web-1", "10.1.0.1", "web", 80))
 	k.put("pods", pod("web-2", "10.1.0.2", "web", 80))
@@ -92,7 +135,7 @@ func testKubernetes(t *testing.T, k *kubeAPI) {
 	k.put("services", service("front", 80))
 	k.put("nodes", node("node-1", "10.0.0.1"))
 	k.put("endpointslices", slice("front", "10.1.0.1", "10.1.0.2"))
-	first := f.start(kubeJobs(k.url))
+	first := f.start(kubeJobs(k))
 	const front, node1 = "services front.shop.svc:80", "nodes 10.0.0.1:10250"
 	f.wait(address, "pods 10.1.0.1:80", "pods 10.1.0.2:80", front, node1, "slices 10.1.0.1:80", "slices 10.1.0.2:80")
 
@@ -115,19 +158,31 @@ func testKubernetes(t *testing.T, k *kubeAPI) {
 	k.put("pods", pod("web-4", "10.1.0.4", "web", 80))
 	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.4:80", front2, node1)
 
+	again := pod("web-4", "10.1.0.44", "web", 80) // on another node
+	again.Spec.NodeName = "node-3"
+	k.remove("pods", again)
+	k.put("pods", again)
+	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.44:80", front2, node1)
+	for _, got := range f.targets() {
+		on := got.Discovered.Get("__meta_kubernetes_pod_node_name")
+		if got.Labels.Get("__address__") == "10.1.0.44:80" && on != "node-3" {
+			t.Errorf("the pod that is on another node now is said to be on %q", on)
+		}
+	}
+
 	// While no watch runs, something goes and its event is forgotten: the client has to list again.
 	k.setDown(true)
 	k.remove("pods", pod("web-4", "", "", 0))
 	k.put("pods", pod("web-5", "10.1.0.5", "web", 80))
 	k.dropWatches(true)
-	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.4:80", front2, node1) // an API server that is down takes nothing away
+	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.44:80", front2, node1) // an API server that is down takes nothing away
 	k.setDown(false)
 	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.5:80", front2, node1)
 
 	first.stop()
 	k.remove("pods", pod("web-5", "", "", 0))
 	k.setDown(true)
-	second := f.start(kubeJobs(k.url))
+	second := f.start(kubeJobs(k))
 	eventually(t, "the restarted service has applied its configuration", func() bool { return len(second.Status().Jobs) == 4 })
 	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.5:80", front2, node1)
 	k.setDown(false)

@@ -1,0 +1,124 @@
+package discovery
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// peerProgram returns the program that an environment variable names. Without it the test is skipped; CI builds the programs first, so there it fails.
+func peerProgram(t *testing.T, env string) string {
+	t.Helper()
+	program := os.Getenv(env)
+	switch {
+	case program != "":
+	case os.Getenv("CI") == "true":
+		t.Fatalf("%s is not set: .ci/peers builds what it is to name", env)
+	default:
+		t.Skipf("NOT TESTED AGAINST THE REAL ONE HERE: %s is not set; .ci/peers builds what it is to name", env)
+	}
+	return program
+}
+
+// peer is a running server of others.
+type peer struct {
+	t    *testing.T
+	name string
+	log  string // its file
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // why, after done
+}
+
+// startPeer runs a program until it is killed, or the test ends. A failed test shows the end of its log.
+func startPeer(t *testing.T, program string, args ...string) *peer {
+	t.Helper()
+	p := &peer{t: t, name: filepath.Base(program), cmd: exec.Command(program, args...), done: make(chan struct{})}
+	log, err := os.CreateTemp(t.TempDir(), p.name+"-*.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	p.log = log.Name()
+	p.cmd.Stdout, p.cmd.Stderr, p.cmd.SysProcAttr = log, log, childAttributes()
+	started := make(chan error)
+	go func() {
+		defer close(p.done)
+		// The child dies with the thread that started it: this one ends no sooner than the child.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = p.cmd.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		t.Fatalf("starting %s: %v", p.name, err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the end of the log of %s:\n%s", p.name, p.tail(100))
+		}
+		p.kill()
+	})
+	return p
+}
+
+// kill ends it as kill -9 does, and waits for that.
+func (p *peer) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended
+	<-p.done
+}
+
+func (p *peer) tail(lines int) string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// await polls until ok returns true, and fails the test where the program ends before.
+func (p *peer) await(what string, ok func() bool) {
+	p.t.Helper()
+	eventually(p.t, p.name+": "+what, func() bool {
+		select {
+		case <-p.done:
+			p.t.Fatalf("%s: ended before: %v", p.name+": "+what, p.err)
+		default:
+		}
+		return ok()
+	})
+}
+
+// loopback returns an address for the servers of this process alone, so that a port that is free stays so until its server takes it: on 127.0.0.1
+// connections of everybody take ports.
+func loopback() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1"
+	}
+	pid := os.Getpid()
+	return fmt.Sprintf("127.77.%d.%d", pid>>8&0xff, pid&0xff)
+}
+
+// freePorts returns addresses with n ports that are free.
+func freePorts(t *testing.T, n int) []string {
+	t.Helper()
+	var free []string
+	for range n {
+		l, err := net.Listen("tcp", net.JoinHostPort(loopback(), "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close() // after all are found, so that they differ
+		free = append(free, l.Addr().String())
+	}
+	return free
+}
