@@ -258,7 +258,17 @@ func (f *Fleet) memberChanged(e jetstream.KeyValueEntry) {
 	case is && now.ConfigHash == before.ConfigHash:
 		return // a sign of life
 	}
+	if is {
+		f.compareConfig(now)
+	}
 	f.tell()
+}
+
+// compareConfig says so where a member runs another configuration than this one. For a moment after a change that is so.
+func (f *Fleet) compareConfig(m Member) {
+	if self := f.Self(); m.ID != self.ID && m.ConfigHash != self.ConfigHash {
+		f.log.Warn("A member runs another configuration; give all the same, or each applies its own", "member", m.ID, "host", m.Host, "config", m.ConfigHash, "own_config", self.ConfigHash)
+	}
 }
 
 func (f *Fleet) leaseChanged(e jetstream.KeyValueEntry) {
@@ -366,6 +376,13 @@ func (f *Fleet) SetConfigHash(hash string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.self.ConfigHash = hash
+}
+
+// Self returns this process's own description.
+func (f *Fleet) Self() Member {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.self
 }
 
 // Members returns the members that are alive, in the order of their IDs.

@@ -147,7 +147,7 @@ func TestConfigAndBuildInfoAnswerInPrometheusFormat(t *testing.T) {
 	for path, want := range map[string]string{
 		"/api/v1/status/config":    `{"status":"success","data":{"yaml":"global:\n  scrape_interval: 15s\n"}}`,
 		"/api/v1/status/buildinfo": `{"status":"success","data":{"version":"1.2.3","revision":"abc","branch":"main","buildUser":"u","buildDate":"d","goVersion":"go1.26"}}`,
-		"/api/v1/status":           `{"status":"success","data":{"configHash":"","services":[],"streams":[],"endpoints":[]}}`,
+		"/api/v1/status":           `{"status":"success","data":{"configHash":"","services":[],"members":[],"streams":[],"endpoints":[]}}`,
 	} {
 		if got := do(t, s, http.MethodGet, path).Body.String(); got != want {
 			t.Errorf("%s\n got %s\nwant %s", path, got, want)

@@ -35,6 +35,7 @@ func hostileServer(t *testing.T) *Server {
 					Name: ServiceScraper, State: hostile, Detail: hostile, WaitingFor: []string{hostile},
 					Figures: []Figure{{hostile, 1}},
 				}},
+				Members:   []MemberStatus{{ID: hostile, Host: hostile, Address: hostile, Version: hostile, ConfigHash: hostile, OtherConfig: true, Shares: []ShareStatus{{Service: hostile}}}},
 				Streams:   []StreamStatus{{Name: hostile, LastError: hostile}},
 				Endpoints: []EndpointStatus{{Name: hostile, URL: "http://h/" + hostile, Protocol: hostile, State: hostile, StateDetail: hostile, LastError: hostile}},
 			}

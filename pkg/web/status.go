@@ -43,6 +43,8 @@ type Status struct {
 	ConfigError string `json:"configError,omitempty"`
 	// Services are the services in this process.
 	Services []ServiceStatus `json:"services"`
+	// Members are the processes of the fleet, this one among them.
+	Members []MemberStatus `json:"members"`
 	// Streams are the JetStream streams that the process uses.
 	Streams []StreamStatus `json:"streams"`
 	// Endpoints are the remote_write endpoints.
@@ -63,6 +65,35 @@ type ServiceStatus struct {
 	Restarts uint64 `json:"restarts"`
 	// Figures are the one to three numbers that tell most about the service, for the picture of the data's way.
 	Figures []Figure `json:"figures,omitempty"`
+}
+
+// MemberStatus is a process of the fleet.
+type MemberStatus struct {
+	// ID names the process, Host its machine, Address where it serves its page.
+	ID      string `json:"id"`
+	Host    string `json:"host"`
+	Address string `json:"address"`
+	// Self says that it is this process.
+	Self bool `json:"self"`
+	// Version and ConfigHash are those that it runs. OtherConfig says that its configuration is not this process's.
+	Version     string `json:"version"`
+	ConfigHash  string `json:"configHash"`
+	OtherConfig bool   `json:"otherConfig"`
+	// Started is when it started.
+	Started time.Time `json:"started,omitzero"`
+	// Shares are what it owns, by service.
+	Shares []ShareStatus `json:"shares"`
+}
+
+// ShareStatus is a member's part of a service's work.
+type ShareStatus struct {
+	// Service is the service's name.
+	Service string `json:"service"`
+	// Owned counts the shares that the member owns, of All.
+	Owned int `json:"owned"`
+	All   int `json:"all"`
+	// Epoch is the greatest epoch of its leases; 0 where it owns none.
+	Epoch uint64 `json:"epoch"`
 }
 
 // Figure is a number with its name, such as 1200 "samples/s".
@@ -151,6 +182,7 @@ func (s Status) presentable() Status {
 		endpoints[i] = e
 	}
 	s.Services, s.Streams, s.Endpoints = services, streams, endpoints
+	s.Members = append([]MemberStatus{}, s.Members...)
 	return s
 }
 

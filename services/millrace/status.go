@@ -9,6 +9,8 @@ import (
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/millrace/millrace/pkg/fleet"
+	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/web"
 )
 
@@ -102,6 +104,7 @@ func (p *process) status(ctx context.Context) web.Status {
 		return st
 	}
 	st.Services = p.serviceStatus()
+	st.Members = p.memberStatus()
 	if conn := p.conn.Load(); conn != nil {
 		states, err := conn.States(ctx)
 		if err != nil {
@@ -132,6 +135,35 @@ func (p *process) status(ctx context.Context) web.Status {
 		}
 	}
 	return st
+}
+
+// memberStatus returns the members of the fleet and what each owns.
+func (p *process) memberStatus() []web.MemberStatus {
+	all := map[string]int{"discovery": 1, "scraper": stream.Shards, "relabel": p.cfg.Load().Millrace.Streams.Partitions, "writer": p.cfg.Load().Millrace.Streams.Partitions}
+	owners := map[string]map[int]fleet.Lease{}
+	for _, s := range allServices {
+		owners[s] = p.fleet.Owners(s)
+	}
+	self := p.fleet.Self()
+	var list []web.MemberStatus
+	for _, m := range p.fleet.Members() {
+		w := web.MemberStatus{
+			ID: m.ID, Host: m.Host, Address: m.Address, Self: m.ID == self.ID, Version: m.Version, ConfigHash: m.ConfigHash,
+			OtherConfig: m.ConfigHash != self.ConfigHash, Started: m.Started,
+		}
+		for _, service := range m.Services {
+			share := web.ShareStatus{Service: service, All: all[service]}
+			for _, l := range owners[service] {
+				if l.Owner == m.ID {
+					share.Owned++
+					share.Epoch = max(share.Epoch, l.Epoch)
+				}
+			}
+			w.Shares = append(w.Shares, share)
+		}
+		list = append(list, w)
+	}
+	return list
 }
 
 func (p *process) serviceStatus() []web.ServiceStatus {
