@@ -119,9 +119,13 @@ func (k *keeper) flush(ctx context.Context, shards []int) {
 	}
 }
 
-// leave gives back the view of a loop that ends here and goes on elsewhere.
+// leave gives back the view of a loop that ends here and goes on elsewhere. What it knows is stored at the next flush.
 func (k *keeper) leave(s *source, v *view) {
 	if k.svc.epochOf(s.id) != 0 {
+		b := s.record() // after the first of several loops has left, it stands for all
+		s.mu.Lock()
+		s.left = b
+		s.mu.Unlock()
 		k.note(s)
 	}
 	k.svc.sources.detach(s, v)
@@ -176,6 +180,9 @@ func (s *source) record() []byte {
 		return nil
 	}
 	s.storedAt = time.Now()
+	if s.left != nil {
+		return s.left
+	}
 	var r sourceRecord
 	for i := range s.dicts {
 		r.Dicts = append(r.Dicts, s.dicts[i].id[:]...)

@@ -32,6 +32,7 @@ type source struct {
 	restored bool      // from what its last owner has left, or it is not worth trying any more
 	changed  bool      // since the keeper was told: it has other series, or other live ones
 	storedAt time.Time // when the keeper last stored it
+	left     []byte    // its record when its loops began to leave for another process
 
 	series   []seriesState
 	table    []uint32 // open-addressed hash of the label sets: number of the series + 1

@@ -1,0 +1,124 @@
+package scraper
+
+import (
+	"testing"
+
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// successor returns another process that scrapes the same targets.
+func (f *bed) successor(jobs ...string) *bed {
+	f.t.Helper()
+	next := &bed{conn: f.conn, exporter: f.exporter}
+	next.rig = newRig(f.t, onServer(f.conn))
+	next.apply(jobs...)
+	return next
+}
+
+func (f *bed) dictionaries() uint64 {
+	f.t.Helper()
+	s, err := f.conn.JS.Stream(f.t.Context(), f.conn.Stream(stream.Dicts))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return s.CachedInfo().State.LastSeq
+}
+
+// TestTheNextOwnerGoesOn hands a target over while one of its series vanishes.
+func TestTheNextOwnerGoesOn(t *testing.T) {
+	f := newBed(t, "a")
+	text := "metric 1\nvanishing 1\nother 2\n"
+	f.text.Store(&text)
+	f.publishTarget("a")
+	f.waitFor(`{__name__="vanishing", instance="one", job="a"}`)
+	f.stop()
+	before, _ := f.count(metricOfOne)
+	dictionaries := f.dictionaries()
+	text2 := "metric 1\nother 2\n"
+	f.text.Store(&text2)
+	next := f.successor("a")
+	next.start()
+	eventually(t, "samples of the next owner", func() bool { n, _ := next.count(metricOfOne); return n > before+1 })
+	if _, stale := next.count(`{__name__="vanishing", instance="one", job="a"}`); stale != 1 {
+		t.Errorf("the series that vanished in between has %d staleness markers", stale)
+	}
+	for _, series := range []string{metricOfOne, `{__name__="up", instance="one", job="a"}`, `{__name__="other", instance="one", job="a"}`} {
+		if _, stale := next.count(series); stale != 0 {
+			t.Errorf("%s has %d staleness markers though it goes on", series, stale)
+		}
+	}
+	if n := next.dictionaries(); n != dictionaries {
+		t.Errorf("the next owner published %d dictionaries", n-dictionaries)
+	}
+}
+
+// TestATargetThatGoesBetweenOwnersIsEnded removes a target while nobody scrapes.
+func TestATargetThatGoesBetweenOwnersIsEnded(t *testing.T) {
+	f := newBed(t, "a")
+	gone := f.publishTarget("a")
+	f.waitFor(metricOfOne)
+	f.stop()
+	f.removeTarget(gone)
+	next := f.successor("a")
+	next.start()
+	for _, series := range []string{metricOfOne, `{__name__="up", instance="one", job="a"}`} {
+		eventually(t, "a staleness marker of "+series, func() bool { _, stale := next.count(series); return stale == 1 })
+	}
+}
+
+// TestShardsMoveBetweenRunningScrapers has two scrapers at once, then one again.
+func TestShardsMoveBetweenRunningScrapers(t *testing.T) {
+	f := newBed(t, "a")
+	for i := range 12 {
+		f.publishTarget("a", "instance", numbered("host", i))
+	}
+	series := func(i int) string { return `{__name__="metric", instance="` + numbered("host", i) + `", job="a"}` }
+	f.waitFor(series(11))
+	second := f.successor("a")
+	second.start()
+	eventually(t, "both have targets", func() bool {
+		return len(f.Targets()) > 0 && len(second.Targets()) > 0 && len(f.Targets())+len(second.Targets()) == 12
+	})
+	second.stop()
+	eventually(t, "the first has all", func() bool { return len(f.Targets()) == 12 })
+	n, _ := f.count(series(3))
+	eventually(t, "more samples", func() bool { now, _ := f.count(series(3)); return now > n+2 })
+	for i := range 12 {
+		if _, stale := f.count(series(i)); stale != 0 {
+			t.Errorf("%s has %d staleness markers though its target was there all the time", series(i), stale)
+		}
+	}
+}
+
+func TestRecordsAreReadAsTheyWereWritten(t *testing.T) {
+	r := newRig(t)
+	l := r.plainLoop(1)
+	r.give(l, step{body: "a 1\nb 1\nc 1\n", contentType: plainText}, 1000)
+	r.give(l, step{body: "a 1\nc 1\n", contentType: plainText}, 2000)
+	rec, err := decodeRecord(l.source.record())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rec.Dicts) != 16 || rec.Time != 2000 {
+		t.Errorf("record %+v", rec)
+	}
+	for i, want := range []bool{true, false, true, true, true, true, true, true} { // a, b, c and the reports
+		if got := rec.Live[i/8]&(1<<(i%8)) != 0; got != want {
+			t.Errorf("series %d is live: %t", i, got)
+		}
+	}
+	for i, bad := range [][]byte{nil, {2}, {1}, {1, 0x81, 0xa5, 'd', 'i', 'c', 't', 's', 0xc4, 3, 1, 2, 3}} {
+		if _, err := decodeRecord(bad); err == nil {
+			t.Errorf("bad record %d was read", i)
+		}
+	}
+}
+
+func FuzzDecodeRecord(f *testing.F) {
+	f.Add([]byte{1, 0x83, 0xa5, 'd', 'i', 'c', 't', 's', 0xc4, 0, 0xa4, 'l', 'i', 'v', 'e', 0xc4, 1, 7, 0xa4, 't', 'i', 'm', 'e', 5})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if r, err := decodeRecord(b); err == nil && len(r.Dicts)+len(r.Live) > len(b) {
+			t.Errorf("%d bytes became %d", len(b), len(r.Dicts)+len(r.Live))
+		}
+	})
+}
