@@ -105,11 +105,16 @@ func (c *Claim) act(ctx context.Context, leases jetstream.KeyValue) (changed <-c
 	var lost, give []int
 	take := map[int]Lease{}
 	if f.members != nil && f.leases != nil {
-		members := c.members()
-		for share := range c.shares {
-			lease := f.leases[leaseKey(c.service, share)]
+		leases := make([]Lease, c.shares)
+		owners := make([]string, c.shares)
+		for share := range owners {
+			leases[share] = f.leases[leaseKey(c.service, share)]
+			owners[share] = leases[share].Owner
+		}
+		for share, to := range spread(c.service, owners, c.members()) {
+			lease := leases[share]
 			epoch, mine := c.held[share]
-			wanted := preferred(c.service, share, members) == f.cfg.Self.ID
+			wanted := to == f.cfg.Self.ID
 			_, alive := f.members[lease.Owner]
 			switch {
 			case mine && (paused || lease.Owner != f.cfg.Self.ID || lease.Epoch != epoch):

@@ -2,9 +2,9 @@
 // has at most one owner.
 //
 //   - A member is a process. It keeps an entry in the bucket `members` alive, which JetStream forgets [Config.TTL] after it was last written.
-//   - Each share prefers one of the live members of its service, by rendezvous hashing: a member that comes or goes moves only its own shares.
+//   - Shares are spread evenly over the live members of their service, by rendezvous hashing with bounds: a member that comes or goes moves only its own part.
 //   - A lease is an entry of the bucket `leases`, taken by compare-and-set. Its revision is the owner's epoch: whoever owns a share later has a greater one.
-//   - A [Claim] takes the leases of the shares that prefer this member and that no live member holds, and gives back those that prefer another.
+//   - A [Claim] takes the leases of the shares that this member is to have and that no live member holds, and gives back those that another is to have.
 //
 // Members look at each other: each asks its two neighbours several times a second whether they are there. A killed process has no connection any more, so that NATS itself answers
 // that nobody listens, and its entry is removed at once. One that hangs, or is cut off, is given up when its entry's time has passed. Taking over too early is

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -119,6 +121,7 @@ type member struct {
 	reg   *prometheus.Registry
 	claim *Claim
 	end   func()
+	dead  bool
 }
 
 func (w *world) join(id string) *member {
@@ -151,6 +154,9 @@ func (w *world) join(id string) *member {
 func (m *member) Take(taken map[int]uint64) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
+	if m.dead {
+		return
+	}
 	for s, epoch := range taken {
 		if owner := m.w.owners[s]; owner != "" {
 			m.w.faults = append(m.w.faults, fmt.Sprintf("%s takes share %d while %s works on it", m.id, s, owner))
@@ -178,6 +184,7 @@ func (m *member) kill() {
 	m.conn.NC.Close()
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
+	m.dead = true
 	for s, owner := range m.w.owners {
 		if owner == m.id {
 			m.w.owners[s] = ""
@@ -185,15 +192,23 @@ func (m *member) kill() {
 	}
 }
 
+// settled waits until the members own all shares, each its part.
 func (w *world) settled(members ...string) {
 	w.t.Helper()
 	eventually(w.t, fmt.Sprintf("shares of %v", members), func() bool {
-		for s, owner := range w.copyOwners() {
-			if owner != preferred(service, s, members) {
+		count := map[string]int{}
+		for _, owner := range w.copyOwners() {
+			count[owner]++
+		}
+		sum := 0
+		for _, id := range members {
+			n := count[id]
+			if n < shares/len(members) || n > (shares+len(members)-1)/len(members) {
 				return false
 			}
+			sum += n
 		}
-		return len(w.copyOwners()) == shares
+		return sum == shares
 	})
 	w.check()
 }
@@ -335,21 +350,47 @@ func TestMetricsAreClean(t *testing.T) {
 	eventually(t, "another hash", func() bool { m := a.Members(); return len(m) == 1 && m[0].ConfigHash == "other" })
 }
 
-func TestEveryMemberHasItsPart(t *testing.T) {
+// TestSharesMoveNoMoreThanTheyMust lets members come and go in a simulation.
+func TestSharesMoveNoMoreThanTheyMust(t *testing.T) {
 	const shares = 256
-	for _, n := range []int{1, 2, 4, 8} {
-		var members []string
-		for i := range n {
-			members = append(members, fmt.Sprintf("scraper-%d-%04x", i, i*7919))
-		}
-		count := map[string]int{}
-		for s := range shares {
-			count[preferred(service, s, members)]++
-		}
-		for id, c := range count {
-			if c < shares/n/2 || c > shares*2/n {
-				t.Errorf("%s has %d of %d shares, %d members", id, c, shares, n)
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for range 50 {
+		owners := make([]string, shares)
+		members := []string{"m0"}
+		owners = spread(service, owners, members)
+		for step := range 20 {
+			gone := ""
+			if len(members) > 1 && rnd.IntN(3) == 0 {
+				i := rnd.IntN(len(members))
+				gone = members[i]
+				members = slices.Delete(slices.Clone(members), i, i+1)
+			} else {
+				members = append(slices.Clone(members), fmt.Sprintf("m%d-%x", step, rnd.Uint32()))
 			}
+			next := spread(service, owners, members)
+			count := map[string]int{}
+			moved := 0
+			for s, owner := range next {
+				count[owner]++
+				if owner != owners[s] {
+					moved++
+					if gone != "" && owners[s] != gone && shares%len(members) == 0 && shares%(len(members)+1) == 0 {
+						t.Errorf("share %d moved from %s to %s when %s went", s, owners[s], owner, gone)
+					}
+				}
+			}
+			for _, m := range members {
+				if c := count[m]; c < shares/len(members) || c > shares/len(members)+1 {
+					t.Errorf("%s has %d of %d shares, %d members", m, c, shares, len(members))
+				}
+			}
+			if gone == "" && moved > shares/len(members)+1 {
+				t.Errorf("%d shares moved to the one that came, its part is %d", moved, shares/len(members))
+			}
+			if again := spread(service, next, members); !slices.Equal(again, next) {
+				t.Error("what is spread is spread differently again")
+			}
+			owners = next
 		}
 	}
 }

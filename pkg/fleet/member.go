@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cespare/xxhash/v2"
 	"github.com/vmihailenco/msgpack/v5"
 )
 
@@ -79,25 +78,6 @@ func decode(b []byte, version byte, what string, v any) error {
 		return fmt.Errorf("%s: %w", what, err)
 	}
 	return nil
-}
-
-// preferred returns the member whose hash together with the share is the greatest (rendezvous hashing); "" where there are no members.
-func preferred(service string, share int, members []string) string {
-	best, owner := uint64(0), ""
-	var key [8]byte
-	for _, id := range members {
-		for i := range key {
-			key[i] = byte(share >> (8 * i))
-		}
-		d := xxhash.New()
-		_, _ = d.WriteString(service)
-		_, _ = d.Write(key[:])
-		_, _ = d.WriteString(id)
-		if h := d.Sum64(); owner == "" || h > best || h == best && id > owner {
-			best, owner = h, id
-		}
-	}
-	return owner
 }
 
 // neighbours returns the n members that follow id in the order of their IDs, going round.
