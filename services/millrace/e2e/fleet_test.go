@@ -33,9 +33,9 @@ func newCrew(t *testing.T, nodes, targets, series int) *crew {
 }
 
 // join starts a process of the given services.
-func (c *crew) join(services string) *proc {
+func (c *crew) join(services string, opts ...option) *proc {
 	c.t.Helper()
-	return startMillrace(c.t, c.config, withArgs("--services="+services))
+	return startMillrace(c.t, c.config, append(opts, withArgs("--services="+services))...)
 }
 
 // shares returns how many scrape shards a process owns.
@@ -212,11 +212,12 @@ func TestEveryServiceMayBeKilled(t *testing.T) {
 	}
 }
 
-// TestANATSNodeMayBeKilled kills one node of three after the other while samples flow.
+// TestANATSNodeMayBeKilled kills one node of three after the other under 50,000 samples a second, so that one of them is the leader of the stream.
 func TestANATSNodeMayBeKilled(t *testing.T) {
-	c := newCrew(t, 3, 50, 100)
-	p := c.join("discovery,scraper,relabel,writer")
+	c := newCrew(t, 3, 50, 1000)
+	p := c.join("discovery,scraper,relabel,writer", asShipped())
 	c.arrived(c.end, 60*time.Second)
+	stop := p.watchRSS()
 	for i, node := range c.nats.nodes {
 		t.Logf("killing node %d", i)
 		node.kill()
@@ -229,6 +230,14 @@ func TestANATSNodeMayBeKilled(t *testing.T) {
 	c.arrived(c.end, 60*time.Second)
 	c.rig.end(p)
 	c.settled(p, 60*time.Second, "main")
+	if most := stop(); most > 400<<20 {
+		t.Errorf("it took %d MiB", most>>20)
+	} else {
+		t.Logf("at most %d MiB", most>>20)
+	}
 	c.end.inOrder(t)
 	c.end.whole(t, c.gen.Log())
+	if dropped := p.Metric("millrace_scraper_dropped_scrapes_total", nil); dropped != 0 {
+		t.Errorf("%v scrapes were dropped", dropped)
+	}
 }
