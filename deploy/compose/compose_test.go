@@ -1,10 +1,14 @@
 package compose
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 )
+
+var errNone = errors.New("none yet")
 
 // TestFleetInContainers runs docker-compose.yml as it is, until samples of all targets and of all processes of the fleet are at the Prometheus.
 func TestFleetInContainers(t *testing.T) {
@@ -19,9 +23,18 @@ func TestFleetInContainers(t *testing.T) {
 	s.eventually("numbered samples are at the receiver", func() error {
 		r, err := s.report()
 		if err == nil && r.Samples == 0 {
-			err = errors.New("none yet")
+			err = errNone
 		}
 		return err
+	})
+
+	s.eventually("all metrics of the dashboards are at the Prometheus", func() error {
+		for _, name := range dashboardMetrics(t) {
+			if n, err := s.query("count(" + name + ")"); err != nil || n == 0 {
+				return fmt.Errorf("%s has %g series: %w", name, n, cmp.Or(err, errNone))
+			}
+		}
+		return nil
 	})
 
 	s.scale("scraper", 3)
