@@ -233,13 +233,16 @@ func TestServicesMayDoTheirWork(t *testing.T) {
 		_, err = kv.ListKeysFiltered(ctx, "17.*", "18.*")
 		return err
 	})
-	do("scraper", "number its epoch", func(u user) error { _, err := u.NextEpoch(ctx, "scraper"); return err })
+	do("scraper", "forget a source", func(u user) error {
+		kv, err := u.JS.KeyValue(ctx, names.Bucket(stream.Sources))
+		if err != nil {
+			return err
+		}
+		return kv.Purge(ctx, "17.0000000000000001")
+	})
 	do("scraper", "publish a dictionary", publish(names.Dict(1, dict)))
 	do("scraper", "look for a dictionary", last(stream.Dicts, names.Dict(1, dict)))
 	do("scraper", "publish frames", publish(names.Frames(1)))
-	do("scraper", "look where a partition ends", last(stream.Frames, names.Frames(1)))
-	do("scraper", "count", func(u user) error { return u.StoreCount(ctx, "published.1", 1) })
-	do("scraper", "read its count", func(u user) error { _, err := u.Count(ctx, "published.1"); return err })
 	do("scraper", "store what it knows of sources", func(u user) error { return leaseAndFollow(u, stream.Sources, "17.0000000000000001") })
 	do("relabel", "read dictionaries", mailbox(stream.Dicts, "relabel.1", names.DictPartition(1)))
 	do("relabel", "get a dictionary", last(stream.Dicts, names.Dict(1, dict)))
@@ -339,7 +342,6 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"$KV.millrace_leases.scraper.200":                                          {"scraper"},
 		"$KV.millrace_leases.relabel.3":                                            {"relabel"},
 		"$KV.millrace_leases.writer.3":                                             {"writer"},
-		"$KV.millrace_positions.published.1":                                       {"scraper"},
 		"$KV.millrace_positions.relabel.1":                                         {"relabel"},
 		"$KV.millrace_positions.writer.e.1":                                        {"writer"},
 		"$JS.API.STREAM.CREATE.millrace_FRAMES":                                    {"discovery"},
@@ -362,6 +364,7 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"$JS.API.DIRECT.GET.millrace_REJECTED." + names.Rejected("e"):              nil,
 		"$JS.API.DIRECT.GET.millrace_FRAMES":                                       {"writer"},
 		"$JS.API.STREAM.UPDATE.millrace_OTHER":                                     nil,
+		"$JS.API.DIRECT.GET.millrace_FRAMES." + names.Frames(1):                    {"writer"},
 		"$JS.API.DIRECT.GET.millrace_DICTS":                                        nil,
 		"$JS.API.DIRECT.GET.millrace_RELABELLED." + names.Relabelled("e", 1, dict): {"writer"},
 		"$JS.API.CONSUMER.CREATE.millrace_FRAMES.c." + names.Frames(1):             {"writer"},
@@ -418,8 +421,8 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 func TestNoServiceRemovesLeasesOfAnother(t *testing.T) {
 	all := fleet(t)
 	ctx := t.Context()
-	for _, bucket := range []struct{ name, writers, scrapers string }{
-		{stream.Leases, "writer.1", "scraper.1"}, {"positions", "writer.e.1", "published.1"},
+	for _, bucket := range []struct{ name, writers, by, others string }{
+		{stream.Leases, "writer.1", "scraper", "scraper.1"}, {"positions", "writer.e.1", "relabel", "relabel.1"},
 	} {
 		kv, err := all["writer"].JS.KeyValue(ctx, names.Bucket(bucket.name))
 		if err != nil {
@@ -429,15 +432,15 @@ func TestNoServiceRemovesLeasesOfAnother(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, rollup := range []string{"all", "sub"} {
-			answer, err := all["scraper"].NC.RequestMsg(&nats.Msg{
-				Subject: "$KV." + names.Bucket(bucket.name) + "." + bucket.scrapers, Header: nats.Header{"Nats-Rollup": {rollup}},
+			answer, err := all[bucket.by].NC.RequestMsg(&nats.Msg{
+				Subject: "$KV." + names.Bucket(bucket.name) + "." + bucket.others, Header: nats.Header{"Nats-Rollup": {rollup}},
 			}, 5*time.Second)
 			if err != nil || !strings.Contains(string(answer.Data), "rollup not permitted") {
 				t.Errorf("%s: a roll-up of %q: %v %s", bucket.name, rollup, err, answer.Data)
 			}
 		}
 		if e, err := kv.Get(ctx, bucket.writers); err != nil || string(e.Value()) != "the writer's" {
-			t.Errorf("%s: the writer's entry after roll-ups by the scraper: %v", bucket.name, err)
+			t.Errorf("%s: the writer's entry after roll-ups by %s: %v", bucket.name, bucket.by, err)
 		}
 	}
 }

@@ -129,10 +129,10 @@ func (c *Conn) streams(l Layout) []jetstream.StreamConfig {
 // bucketPrefix begins the names of the streams that are key-value buckets.
 const bucketPrefix = "KV_"
 
-// buckets returns the configurations of the streams that are key-value buckets. They are those of the client's own buckets, but without roll-ups where that
-// is possible: a user of NATS who may write one key could remove all others with one.
+// buckets returns the configurations of the streams that are key-value buckets. They are those of the client's own buckets, but without roll-ups where
+// several services write: a user of NATS who may write one key could remove all others with one.
 func (c *Conn) buckets(l Layout) []jetstream.StreamConfig {
-	bucket := func(name string, ttl, marker time.Duration) jetstream.StreamConfig {
+	bucket := func(name string, ttl, marker time.Duration, rollup bool) jetstream.StreamConfig {
 		name = c.Bucket(name)
 		duplicates := 2 * time.Minute
 		if ttl > 0 {
@@ -142,12 +142,13 @@ func (c *Conn) buckets(l Layout) []jetstream.StreamConfig {
 			Name: bucketPrefix + name, Subjects: []string{"$KV." + name + ".>"}, Storage: jetstream.FileStorage, Replicas: l.Replicas,
 			MaxMsgsPerSubject: 1, MaxAge: ttl, MaxBytes: -1, MaxMsgs: -1, MaxMsgSize: -1, MaxConsumers: -1, Discard: jetstream.DiscardNew,
 			DenyDelete: true, AllowDirect: true, Duplicates: duplicates,
-			AllowRollup: marker > 0, AllowMsgTTL: marker > 0, SubjectDeleteMarkerTTL: marker,
+			AllowRollup: rollup, AllowMsgTTL: marker > 0, SubjectDeleteMarkerTTL: marker,
 		}
 	}
 	return []jetstream.StreamConfig{
-		bucket(positions, 0, 0), bucket(Leases, 0, 0), bucket(Sources, l.Dicts.Age, 0),
-		bucket(Members, l.LeaseTTL, time.Minute), // who follows the bucket learns by a marker that an entry has expired
+		bucket(positions, 0, 0, false), bucket(Leases, 0, 0, false),
+		bucket(Sources, l.Dicts.Age, 0, true),          // only scrapers write it, and they purge
+		bucket(Members, l.LeaseTTL, time.Minute, true), // who follows the bucket learns by a marker, which takes roll-ups, that an entry has expired
 	}
 }
 
