@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -53,7 +54,7 @@ func dashboardMetrics(t *testing.T) []string {
 				}
 				parser.Inspect(e, func(n parser.Node, _ []parser.Node) error {
 					if s, ok := n.(*parser.VectorSelector); ok {
-						i := slices.IndexFunc(s.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == labels.MetricName })
+						i := slices.IndexFunc(s.LabelMatchers, func(m *labels.Matcher) bool { return m.Name == model.MetricNameLabel })
 						names = append(names, s.LabelMatchers[i].Value)
 					}
 					return nil

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/millrace/millrace/bench/receiver"
 )
 
 const (
@@ -201,8 +199,8 @@ func getJSON(ctx context.Context, url string, into any) error {
 	return json.NewDecoder(resp.Body).Decode(into)
 }
 
-// query asks the Prometheus for the value of an expression that has one. Without any samples it is 0.
-func (s *stack) query(expr string) (float64, error) {
+// vector asks the Prometheus for an expression's values, by a label that tells them apart.
+func (s *stack) vector(expr, label string) (map[string]float64, error) {
 	var answer struct {
 		Data struct {
 			Result []struct {
@@ -213,16 +211,24 @@ func (s *stack) query(expr string) (float64, error) {
 	}
 	address := s.address("prometheus", 1, 9090)
 	if err := getJSON(s.t.Context(), "http://"+address+"/api/v1/query?query="+url.QueryEscape(expr), &answer); err != nil {
-		return 0, err
+		return nil, err
 	}
-	switch len(answer.Data.Result) {
-	case 0:
-		return 0, nil
-	case 1:
-		text, _ := answer.Data.Result[0].Value[1].(string)
-		return strconv.ParseFloat(text, 64)
+	values := map[string]float64{}
+	for _, r := range answer.Data.Result {
+		text, _ := r.Value[1].(string)
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", expr, err)
+		}
+		values[r.Metric[label]] = v
 	}
-	return 0, fmt.Errorf("%s has %d values", expr, len(answer.Data.Result))
+	return values, nil
+}
+
+// query asks the Prometheus for the value of an expression that has one. Without any samples it is 0.
+func (s *stack) query(expr string) (float64, error) {
+	values, err := s.vector(expr, "")
+	return values[""], err
 }
 
 // is is content when an expression has a value.
@@ -234,11 +240,4 @@ func (s *stack) is(expr string, want float64) func() error {
 		}
 		return err
 	}
-}
-
-// report returns what the receiver has found.
-func (s *stack) report() (receiver.Report, error) {
-	var r receiver.Report
-	err := getJSON(s.t.Context(), "http://"+s.address("receiver", 1, 9476)+"/report", &r)
-	return r, err
 }
