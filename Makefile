@@ -11,13 +11,16 @@ TAGS    ?=
 FUZZTIME ?= 10s
 TESTTIME ?= 40m
 
-.PHONY: all build run test lint bench fuzz clean
+.PHONY: all build images run test lint bench fuzz clean
 
 all: build
 
 build: ## bin/millrace and bin/bench
 	$(GO) build -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o bin/millrace ./services/millrace
 	$(GO) build -ldflags '-s -w' -o bin/bench ./bench
+
+images: ## the images of docker-compose.yml but Grafana's, without a registry: from Go modules, with the machine's Go
+	.ci/images
 
 run: build ## scrape Millrace itself and a demo target, and write to a receiver that checks every sample
 	@deploy/quickstart/run bin
@@ -27,7 +30,7 @@ test: ## all tests; the race detector is in the packages' tests, and in the mill
 	MILLRACE_TEST_RACE=1 $(GO) test -timeout=$(TESTTIME) ./services/millrace/e2e
 
 lint: ## formatting, vet, staticcheck
-	@test -z "$$(gofmt -l bench pkg services)" || { echo "not gofmt'ed:"; gofmt -l bench pkg services; exit 1; }
+	@test -z "$$(gofmt -l bench deploy pkg services)" || { echo "not gofmt'ed:"; gofmt -l bench deploy pkg services; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 

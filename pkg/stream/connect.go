@@ -32,6 +32,8 @@ type Config struct {
 	TLS *tls.Config
 	// Client is the name that NATS shows for this connection.
 	Client string
+	// Inbox begins the subjects on which answers come, so that a user may be allowed to hear its own and no others; empty for _INBOX.
+	Inbox string
 	// Logger receives connects and disconnects.
 	Logger *slog.Logger
 }
@@ -96,6 +98,9 @@ func options(cfg Config) ([]nats.Option, error) {
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			cfg.Logger.Warn("NATS reports an error", "err", err)
 		}),
+	}
+	if cfg.Inbox != "" {
+		opts = append(opts, nats.CustomInboxPrefix(cfg.Inbox))
 	}
 	if cfg.Server != nil {
 		return append(opts, nats.InProcessServer(cfg.Server.ns)), nil

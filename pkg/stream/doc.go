@@ -2,7 +2,7 @@
 // what services do with streams.
 //
 //   - [Server] is the NATS server inside the process; [Connect] reaches it or a cluster and returns a [Conn].
-//   - [Conn.Ensure] makes the streams and buckets, or updates them, and refuses ones that disagree.
+//   - [Conn.Ensure] makes the streams and buckets, or updates them, and refuses ones that disagree. [Conn.Check] only looks.
 //   - [Conn.Publish] stores one message and returns when JetStream has acknowledged it.
 //   - [Mailbox] is a durable mailbox: it delivers a subject's messages in order from the last position that its reader has
 //     handled, through restarts and reconnects.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -12,6 +13,9 @@ import (
 
 // ErrDisagrees is returned where an existing stream does not fit the configuration and cannot be changed to.
 var ErrDisagrees = errors.New("the stream disagrees with the configuration")
+
+// ErrMissing is returned by [Conn.Check] for a stream or bucket that does not exist.
+var ErrMissing = errors.New("it does not exist")
 
 // ErrServer is returned where the NATS server lacks what the streams need.
 var ErrServer = errors.New("the NATS server is too old")
@@ -48,6 +52,52 @@ func (c *Conn) Ensure(ctx context.Context, l Layout) error {
 	if err := c.checkServer(); err != nil {
 		return err
 	}
+	for _, s := range c.streams(l) {
+		if err := c.ensureStream(ctx, s); err != nil {
+			return err
+		}
+	}
+	for _, b := range c.buckets(l) {
+		if _, err := c.JS.CreateOrUpdateStream(ctx, b); err != nil {
+			return fmt.Errorf("making the bucket %s: %w", strings.TrimPrefix(b.Name, bucketPrefix), err)
+		}
+	}
+	return nil
+}
+
+// Check is [Conn.Ensure] for those who only use the streams and buckets: it makes and changes none, so that it needs no right to. What does not exist
+// is an error wrapping [ErrMissing]; other limits than the configuration's are none.
+func (c *Conn) Check(ctx context.Context, l Layout) error {
+	if err := c.checkServer(); err != nil {
+		return err
+	}
+	for _, want := range c.streams(l) {
+		have, err := c.JS.Stream(ctx, want.Name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return fmt.Errorf("stream %s: %w", want.Name, ErrMissing)
+		}
+		if err != nil {
+			return fmt.Errorf("looking up the stream %s: %w", want.Name, err)
+		}
+		if err := agrees(have.CachedInfo().Config, want); err != nil {
+			return err
+		}
+	}
+	for _, b := range c.buckets(l) {
+		name := strings.TrimPrefix(b.Name, bucketPrefix)
+		_, err := c.JS.KeyValue(ctx, name)
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
+			return fmt.Errorf("bucket %s: %w", name, ErrMissing)
+		}
+		if err != nil {
+			return fmt.Errorf("looking up the bucket %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// streams returns the configurations of the streams.
+func (c *Conn) streams(l Layout) []jetstream.StreamConfig {
 	meta := map[string]string{metaPartitions: strconv.Itoa(l.Partitions), metaFormat: format}
 	base := jetstream.StreamConfig{
 		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage,
@@ -67,27 +117,39 @@ func (c *Conn) Ensure(ctx context.Context, l Layout) error {
 	}
 	targets := config(Targets, Keep{}, true, c.Prefix+".targets.>")
 	targets.AllowMsgTTL = true // a removed target's last message ends by itself
-	for _, s := range []jetstream.StreamConfig{
+	return []jetstream.StreamConfig{
 		targets,
 		config(Dicts, l.Dicts, true, c.Prefix+".dicts.>"),
 		config(Relabelled, l.Dicts, true, c.Prefix+".relabelled.>"),
 		config(Frames, l.Frames, false, c.Prefix+".frames.*"),
 		config(Rejected, l.Rejected, false, c.Prefix+".rejected.>"),
-	} {
-		if err := c.ensureStream(ctx, s); err != nil {
-			return err
+	}
+}
+
+// bucketPrefix begins the names of the streams that are key-value buckets.
+const bucketPrefix = "KV_"
+
+// buckets returns the configurations of the streams that are key-value buckets. They are those of the client's own buckets, but without roll-ups where
+// several services write: a user of NATS who may write one key could remove all others with one.
+func (c *Conn) buckets(l Layout) []jetstream.StreamConfig {
+	bucket := func(name string, ttl, marker time.Duration, rollup bool) jetstream.StreamConfig {
+		name = c.Bucket(name)
+		duplicates := 2 * time.Minute
+		if ttl > 0 {
+			duplicates = min(duplicates, ttl)
+		}
+		return jetstream.StreamConfig{
+			Name: bucketPrefix + name, Subjects: []string{"$KV." + name + ".>"}, Storage: jetstream.FileStorage, Replicas: l.Replicas,
+			MaxMsgsPerSubject: 1, MaxAge: ttl, MaxBytes: -1, MaxMsgs: -1, MaxMsgSize: -1, MaxConsumers: -1, Discard: jetstream.DiscardNew,
+			DenyDelete: true, AllowDirect: true, Duplicates: duplicates,
+			AllowRollup: rollup, AllowMsgTTL: marker > 0, SubjectDeleteMarkerTTL: marker,
 		}
 	}
-	for _, b := range []jetstream.KeyValueConfig{
-		{Bucket: positions}, {Bucket: Leases}, {Bucket: Sources, TTL: l.Dicts.Age},
-		{Bucket: Members, TTL: l.LeaseTTL, LimitMarkerTTL: time.Minute}, // who follows the bucket learns by a marker that an entry has expired
-	} {
-		b.Bucket, b.History, b.Storage, b.Replicas = c.Bucket(b.Bucket), 1, jetstream.FileStorage, l.Replicas
-		if _, err := c.JS.CreateOrUpdateKeyValue(ctx, b); err != nil {
-			return fmt.Errorf("making the bucket %s: %w", b.Bucket, err)
-		}
+	return []jetstream.StreamConfig{
+		bucket(positions, 0, 0, false), bucket(Leases, 0, 0, false),
+		bucket(Sources, l.Dicts.Age, 0, true),          // only scrapers write it, and they purge
+		bucket(Members, l.LeaseTTL, time.Minute, true), // who follows the bucket learns by a marker, which takes roll-ups, that an entry has expired
 	}
-	return nil
 }
 
 func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
@@ -101,7 +163,17 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 	if err != nil {
 		return fmt.Errorf("looking up the stream %s: %w", want.Name, err)
 	}
-	cfg := have.CachedInfo().Config
+	if err := agrees(have.CachedInfo().Config, want); err != nil {
+		return err
+	}
+	if _, err := c.JS.UpdateStream(ctx, want); err != nil {
+		return fmt.Errorf("updating the stream %s: %w", want.Name, err)
+	}
+	return nil
+}
+
+// agrees tells whether a stream fits the configuration in what is fixed when it is made.
+func agrees(cfg, want jetstream.StreamConfig) error {
 	for _, key := range []string{metaFormat, metaPartitions} {
 		if got := cfg.Metadata[key]; got != want.Metadata[key] {
 			return fmt.Errorf("stream %s has %s=%q, the configuration wants %q: %w; partitions and format are fixed when the streams are made: "+
@@ -112,9 +184,6 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 	if len(cfg.Subjects) != 1 || cfg.Subjects[0] != want.Subjects[0] {
 		return fmt.Errorf("stream %s has the subjects %q, the configuration wants %q: %w; choose another millrace.nats.prefix",
 			want.Name, cfg.Subjects, want.Subjects, ErrDisagrees)
-	}
-	if _, err := c.JS.UpdateStream(ctx, want); err != nil {
-		return fmt.Errorf("updating the stream %s: %w", want.Name, err)
 	}
 	return nil
 }

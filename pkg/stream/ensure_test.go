@@ -22,8 +22,8 @@ func streamConfigs(t *testing.T, c *Conn) map[string]jetstream.StreamConfig {
 func TestEnsureIsIdempotent(t *testing.T) {
 	c := newConn(t)
 	before := streamConfigs(t, c)
-	if len(before) != 7 {
-		t.Errorf("%d streams, want 5 and those of 2 buckets", len(before))
+	if len(before) != 9 {
+		t.Errorf("%d streams, want 5 and those of 4 buckets", len(before))
 	}
 	publish(t, c, c.Frames(1), "kept")
 	ensure(t, c)
@@ -142,5 +142,46 @@ func TestOldServersAreRefused(t *testing.T) {
 	}
 	if err := connect(t, Config{URL: talker(t, "next", false)}).checkServer(); err == nil || !strings.Contains(err.Error(), `"next"`) {
 		t.Errorf("a version that is none: %v", err)
+	}
+}
+
+func TestCheckMakesNothing(t *testing.T) {
+	s := startServer(t, serverConfig(t.TempDir()))
+	t.Cleanup(s.Shutdown)
+	c := connect(t, Config{Server: s})
+	if err := c.Check(t.Context(), testLayout); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), c.Stream(Targets)) {
+		t.Errorf("without streams: %v", err)
+	}
+	if all := streamConfigs(t, c); len(all) != 0 {
+		t.Errorf("a check has made %v", all)
+	}
+	ensure(t, c)
+	before := streamConfigs(t, c)
+	l := testLayout
+	l.Frames.Age = time.Hour
+	if err := c.Check(t.Context(), l); err != nil {
+		t.Errorf("with other limits: %v", err)
+	}
+	if d := cmp.Diff(before, streamConfigs(t, c)); d != "" {
+		t.Errorf("a check changes the streams (-before +after):\n%s", d)
+	}
+	l.Partitions = 3
+	if err := c.Check(t.Context(), l); !errors.Is(err, ErrDisagrees) {
+		t.Errorf("with other partitions: %v", err)
+	}
+	if err := c.JS.DeleteKeyValue(t.Context(), c.Bucket(Leases)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Check(t.Context(), testLayout); !errors.Is(err, ErrMissing) || !strings.Contains(err.Error(), c.Bucket(Leases)) {
+		t.Errorf("without a bucket: %v", err)
+	}
+}
+
+func TestAnswersComeToTheInbox(t *testing.T) {
+	s := startServer(t, serverConfig(t.TempDir()))
+	t.Cleanup(s.Shutdown)
+	c := connect(t, Config{Server: s, Inbox: Names{Prefix: "test"}.Inbox("relabel", "writer")})
+	if inbox := c.NC.NewInbox(); !strings.HasPrefix(inbox, "_INBOX.test.relabel-writer.") {
+		t.Errorf("answers come to %s", inbox)
 	}
 }

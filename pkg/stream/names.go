@@ -98,6 +98,12 @@ func (n Names) Ask(partition int) string {
 // Rejected returns the subject of what an endpoint refused: "millrace.rejected.<endpoint>".
 func (n Names) Rejected(endpoint string) string { return n.Prefix + ".rejected." + endpoint }
 
+// Inbox returns the beginning of the subjects on which a process that runs these services gets its answers: "_INBOX.millrace.scraper". NATS
+// users that may hear this one alone cannot listen to what others are answered.
+func (n Names) Inbox(services ...string) string {
+	return "_INBOX." + n.Prefix + "." + strings.Join(services, "-")
+}
+
 // ShardOf returns the shard of a source.
 func ShardOf(source uint64) int { return int(source % Shards) }
 

@@ -46,9 +46,13 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app.Terminate(func(code int) { ended = code })
 
 	run, o := runCommand(app)
-	check := app.Command("check", "Check files.")
+	check := app.Command("check", "Check configuration files, or a running Millrace.")
 	checkConfig := check.Command("config", "Check configuration files, without connecting to anything.")
 	files := checkConfig.Arg("file", "Configuration files.").Required().Strings()
+	checkReady := check.Command("ready", "Check that a running Millrace is ready, as the health checks of containers do.")
+	readyURL := checkURL(checkReady)
+	checkHealthy := check.Command("healthy", "Check that a running Millrace is alive.")
+	healthyURL := checkURL(checkHealthy)
 	versionCommand := app.Command("version", "Print the version.")
 
 	if len(args) == 0 {
@@ -69,6 +73,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = o.run(ctx, stderr)
 	case checkConfig.FullCommand():
 		err = checkConfigs(*files, stdout, stderr)
+	case checkReady.FullCommand():
+		err = checkRunning(ctx, *readyURL, "/-/ready", stdout)
+	case checkHealthy.FullCommand():
+		err = checkRunning(ctx, *healthyURL, "/-/healthy", stdout)
 	case versionCommand.FullCommand():
 		fmt.Fprintln(stdout, version.Print("millrace"))
 	}
@@ -90,7 +98,8 @@ type runOptions struct {
 	configFile, storagePath, webConfig string
 	listen                             []string
 	services                           string
-	natsURL, natsCreds                 string
+	natsURL, natsCreds, natsSeed       string
+	natsUser, natsPassword             string
 	natsCA, natsCert, natsKey, natsSNI string
 	natsInsecure                       bool
 	log                                *promslog.Config
@@ -109,6 +118,9 @@ func runCommand(app *kingpin.Application) (*kingpin.CmdClause, *runOptions) {
 	c.Flag("web.config.file", "File with TLS and authentication of the web address (exporter-toolkit format).").Default("").StringVar(&o.webConfig)
 	c.Flag("nats.url", "NATS servers, separated by commas. Empty for an embedded server. Overrides millrace.nats.url.").Default("").StringVar(&o.natsURL)
 	c.Flag("nats.creds", "NATS credentials file. Overrides millrace.nats.credentials_file.").Default("").StringVar(&o.natsCreds)
+	c.Flag("nats.nkey-seed-file", "File with an NKey seed. Overrides millrace.nats.nkey_seed_file.").Default("").StringVar(&o.natsSeed)
+	c.Flag("nats.user", "NATS user. Overrides millrace.nats.username.").Default("").StringVar(&o.natsUser)
+	c.Flag("nats.password-file", "File with the NATS user's password. Overrides millrace.nats.password_file.").Default("").StringVar(&o.natsPassword)
 	c.Flag("nats.tls.ca-file", "CA certificates for NATS. Overrides millrace.nats.tls.ca_file.").Default("").StringVar(&o.natsCA)
 	c.Flag("nats.tls.cert-file", "Client certificate for NATS. Overrides millrace.nats.tls.cert_file.").Default("").StringVar(&o.natsCert)
 	c.Flag("nats.tls.key-file", "Key of the client certificate. Overrides millrace.nats.tls.key_file.").Default("").StringVar(&o.natsKey)

@@ -120,7 +120,8 @@ func (p *process) load() (*config.Config, error) {
 			flag string
 			to   *string
 		}{
-			{o.natsURL, &m.NATS.URL}, {o.natsCreds, &m.NATS.CredentialsFile}, {o.natsCA, &m.NATS.TLS.CAFile}, {o.natsCert, &m.NATS.TLS.CertFile},
+			{o.natsURL, &m.NATS.URL}, {o.natsCreds, &m.NATS.CredentialsFile}, {o.natsSeed, &m.NATS.NKeySeedFile}, {o.natsUser, &m.NATS.Username},
+			{o.natsPassword, &m.NATS.PasswordFile}, {o.natsCA, &m.NATS.TLS.CAFile}, {o.natsCert, &m.NATS.TLS.CertFile},
 			{o.natsKey, &m.NATS.TLS.KeyFile}, {o.natsSNI, &m.NATS.TLS.ServerName},
 		} {
 			if f.flag != "" {
@@ -242,7 +243,7 @@ func (p *process) connect(ctx context.Context, server *stream.Server, m *config.
 	return stream.Connect(ctx, stream.Config{
 		Names: stream.Names{Prefix: m.NATS.Prefix}, Server: server, URL: m.NATS.URL, CredentialsFile: m.NATS.CredentialsFile,
 		NKeySeedFile: m.NATS.NKeySeedFile, Username: m.NATS.Username, Password: password, TLS: tlsConfig,
-		Client: "millrace " + strings.Join(p.services, ",") + " on " + host, Logger: p.log,
+		Client: "millrace " + strings.Join(p.services, ",") + " on " + host, Inbox: stream.Names{Prefix: m.NATS.Prefix}.Inbox(p.services...), Logger: p.log,
 	})
 }
 
@@ -272,9 +273,16 @@ func natsTLS(t config.TLS) (*tls.Config, error) {
 	return c, nil
 }
 
-// ensure makes the streams. While a cluster is not able to, it tries again.
+// ensure makes the streams, which in a fleet discovery does; the other services wait for it, so that they need no right to. While a cluster is
+// not able to, it tries again.
 func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millrace) error {
-	p.wait("the streams")
+	makes := m.NATS.IsEmbedded() || p.has("discovery")
+	step, failed := conn.Check, "Cannot use the streams, which discovery makes; trying again"
+	p.wait("the streams, which discovery makes")
+	if makes {
+		step, failed = conn.Ensure, "Cannot make the streams, trying again"
+		p.wait("the streams")
+	}
 	keep := func(r config.Retention) stream.Keep {
 		return stream.Keep{Age: time.Duration(r.MaxAge), Bytes: int64(r.MaxBytes)}
 	}
@@ -283,14 +291,14 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 		LeaseTTL: time.Duration(m.Fleet.LeaseTTL), Frames: keep(m.Streams.Frames), Dicts: keep(m.Streams.Dictionaries), Rejected: keep(m.Streams.Rejected),
 	}
 	for {
-		err := conn.Ensure(ctx, layout)
+		err := step(ctx, layout)
 		if err == nil || errors.Is(err, stream.ErrDisagrees) || errors.Is(err, stream.ErrServer) {
 			return err
 		}
 		if m.NATS.IsEmbedded() {
 			return fmt.Errorf("%w; check that the storage path %q can be written and has room, or choose another with --storage.path", err, p.opts.storagePath)
 		}
-		p.log.Warn("Cannot make the streams, trying again", "err", err)
+		p.log.Warn(failed, "err", err)
 		select {
 		case <-ctx.Done():
 			return err

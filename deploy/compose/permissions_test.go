@@ -1,0 +1,446 @@
+package compose
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/stream"
+)
+
+// users are the NATS users, each of which runs the service of its name.
+var users = []string{"discovery", "scraper", "relabel", "writer"}
+
+var (
+	names  = stream.Names{Prefix: "millrace"}
+	layout = stream.Layout{Partitions: 2, Replicas: 1, LeaseTTL: 5 * time.Second}
+	// dict names the dictionary of which the tests publish something.
+	dict = frame.DictID{1}
+)
+
+// startNATS runs one node with the very files that the containers have, on another port and directory and without the other nodes.
+func startNATS(t *testing.T) (url string) {
+	t.Helper()
+	t.Setenv("NATS_NODE", "nats-1")
+	opts, err := server.ProcessConfigFile("nats/nats.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !opts.SyncAlways || len(opts.Routes) != 3 || opts.Cluster.Username == "" {
+		t.Errorf("nats.conf: sync always %t, %d routes, routes' user %q", opts.SyncAlways, len(opts.Routes), opts.Cluster.Username)
+	}
+	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir = "127.0.0.1", server.RANDOM_PORT, 0, t.TempDir()
+	opts.Routes, opts.Cluster, opts.NoSigs = nil, server.ClusterOpts{}, true
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ns.Start()
+	t.Cleanup(func() {
+		ns.Shutdown()
+		ns.WaitForShutdown()
+	})
+	if !ns.ReadyForConnections(10 * time.Second) {
+		t.Fatal("NATS is not ready after 10 s")
+	}
+	return ns.ClientURL()
+}
+
+// user is a connection with the rights of one service.
+type user struct {
+	*stream.Conn
+	t      *testing.T
+	name   string
+	denied *denials
+}
+
+// denials are what NATS has refused.
+type denials struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (d *denials) Write(b []byte) (int, error) {
+	if s := string(b); strings.Contains(s, "ermissions") {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.list = append(d.list, s)
+	}
+	return len(b), nil
+}
+
+// take returns what was refused since the last call.
+func (d *denials) take() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := d.list
+	d.list = nil
+	return list
+}
+
+func login(t *testing.T, url, name string) user {
+	t.Helper()
+	password, err := os.ReadFile("secrets/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &denials{}
+	conn, err := stream.Connect(t.Context(), stream.Config{
+		Names: names, URL: url, Username: name, Password: strings.TrimSpace(string(password)), Inbox: names.Inbox(name), Client: name,
+		Logger: slog.New(slog.NewTextHandler(io.MultiWriter(d), nil)),
+	})
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	t.Cleanup(conn.NC.Close)
+	return user{conn, t, name, d}
+}
+
+// fleet logs all users in and has discovery make the streams.
+func fleet(t *testing.T) map[string]user {
+	t.Helper()
+	url := startNATS(t)
+	all := map[string]user{}
+	for _, name := range users {
+		all[name] = login(t, url, name)
+	}
+	if err := all["discovery"].Ensure(t.Context(), layout); err != nil {
+		t.Fatalf("discovery makes the streams: %v; refused: %q", err, all["discovery"].denied.take())
+	}
+	return all
+}
+
+// said publishes something and says whether NATS took it.
+func (u user) said(subject string) bool {
+	u.t.Helper()
+	if err := u.NC.Publish(subject, nil); err != nil {
+		u.t.Fatal(err)
+	}
+	return u.settled(subject, "Publish")
+}
+
+// heard subscribes and says whether NATS let it.
+func (u user) heard(subject string) bool {
+	u.t.Helper()
+	sub, err := u.NC.SubscribeSync(subject)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	defer sub.Unsubscribe()
+	return u.settled(subject, "Subscription")
+}
+
+// settled waits until NATS has handled what was sent before, and says whether none of it was refused.
+func (u user) settled(subject, what string) bool {
+	u.t.Helper()
+	if err := u.NC.FlushTimeout(5 * time.Second); err != nil {
+		u.t.Fatal(err)
+	}
+	err := u.NC.LastError()
+	return err == nil || !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), `"`+subject+`"`)
+}
+
+// TestServicesMayDoTheirWork has each service do what it does, with the client's own calls.
+func TestServicesMayDoTheirWork(t *testing.T) {
+	all := fleet(t)
+	ctx := t.Context()
+	do := func(name, what string, f func(user) error) {
+		t.Helper()
+		u := all[name]
+		if err := f(u); err != nil {
+			t.Errorf("%s cannot %s: %v", name, what, err)
+		}
+		if refused := u.denied.take(); len(refused) > 0 {
+			t.Errorf("%s is refused something as it is to %s: %q", name, what, refused)
+		}
+	}
+	publish := func(subject string) func(user) error {
+		return func(u user) error {
+			_, err := u.Publish(ctx, &nats.Msg{Subject: subject, Data: []byte("x")}, nil)
+			return err
+		}
+	}
+	read := func(stream string, filters ...string) func(user) error {
+		return func(u user) error {
+			c, err := u.JS.OrderedConsumer(ctx, names.Stream(stream), jetstream.OrderedConsumerConfig{FilterSubjects: filters})
+			if err != nil {
+				return err
+			}
+			if _, err := c.Info(ctx); err != nil {
+				return err
+			}
+			msg, err := c.Next(jetstream.FetchMaxWait(5 * time.Second))
+			if err == nil && string(msg.Data()) != "x" {
+				err = errors.New("another message")
+			}
+			return err
+		}
+	}
+	last := func(stream, subject string) func(user) error {
+		return func(u user) error {
+			_, err := u.Last(ctx, stream, subject)
+			return err
+		}
+	}
+	mailbox := func(name, key, filter string) func(user) error {
+		return func(u user) error {
+			m, err := u.OpenMailbox(ctx, stream.MailboxConfig{Stream: name, Filter: filter, Key: key})
+			if err != nil {
+				return err
+			}
+			defer m.Close()
+			msg, err := m.Next(ctx)
+			if err != nil {
+				return err
+			}
+			m.Handled(msg.Seq, 1)
+			if _, err := m.Pending(ctx); err != nil {
+				return err
+			}
+			return m.Flush(ctx)
+		}
+	}
+
+	for _, name := range users {
+		do(name, "check the streams", func(u user) error { return u.Check(ctx, layout) })
+		do(name, "see how the streams stand", func(u user) error { _, err := u.States(ctx); return err })
+		do(name, "follow, take and free leases of its own", func(u user) error { return leaseAndFollow(u, stream.Leases, name+".1") })
+		do(name, "be a member, and see who is one", func(u user) error { return leaseAndFollow(u, stream.Members, "host-"+name) })
+		do(name, "be asked whether it is there, and answer", func(u user) error { return answered(all["writer"], u, names.Ping("host-"+name)) })
+	}
+	do("discovery", "update the streams", func(u user) error { return u.Ensure(ctx, layout) })
+	do("discovery", "publish a target", publish(names.Target(3, 7)))
+	do("discovery", "read what it has left", read(stream.Targets, names.AllTargets()))
+	do("scraper", "read targets", read(stream.Targets, names.AllTargets()))
+	do("scraper", "read the targets of a shard", read(stream.Targets, names.TargetShard(3)))
+	do("scraper", "read the targets of many shards", read(stream.Targets, names.TargetShard(3), names.TargetShard(4)))
+	do("scraper", "find the sources of many shards", func(u user) error {
+		kv, err := u.JS.KeyValue(ctx, names.Bucket(stream.Sources))
+		if err != nil {
+			return err
+		}
+		_, err = kv.ListKeysFiltered(ctx, "17.*", "18.*")
+		return err
+	})
+	do("scraper", "forget a source", func(u user) error {
+		kv, err := u.JS.KeyValue(ctx, names.Bucket(stream.Sources))
+		if err != nil {
+			return err
+		}
+		return kv.Purge(ctx, "17.0000000000000001")
+	})
+	do("scraper", "publish a dictionary", publish(names.Dict(1, dict)))
+	do("scraper", "look for a dictionary", last(stream.Dicts, names.Dict(1, dict)))
+	do("scraper", "publish frames", publish(names.Frames(1)))
+	do("scraper", "store what it knows of sources", func(u user) error { return leaseAndFollow(u, stream.Sources, "17.0000000000000001") })
+	do("relabel", "read dictionaries", mailbox(stream.Dicts, "relabel.1", names.DictPartition(1)))
+	do("relabel", "get a dictionary", last(stream.Dicts, names.Dict(1, dict)))
+	do("relabel", "publish relabelled dictionaries", publish(names.Relabelled("e", 1, dict)))
+	do("relabel", "be asked", func(u user) error { return received(all["writer"], u, names.Ask(1)) })
+	do("writer", "make a position", func(u user) error {
+		return u.MakePosition(ctx, stream.MailboxConfig{Stream: stream.Frames, Filter: names.Frames(1), Key: "writer.e.1"})
+	})
+	do("writer", "read frames", mailbox(stream.Frames, "writer.e.1", names.Frames(1)))
+	do("writer", "look where a partition begins", func(u user) error { _, err := u.Next(ctx, stream.Frames, names.Frames(1), 1); return err })
+	do("writer", "look where a partition ends", last(stream.Frames, names.Frames(1)))
+	do("writer", "get a relabelled dictionary", last(stream.Relabelled, names.Relabelled("e", 1, dict)))
+	do("writer", "wait for a relabelled dictionary", func(u user) error { return received(all["relabel"], u, names.Relabelled("e", 1, dict)) })
+	do("writer", "look for a dictionary", last(stream.Dicts, names.Dict(1, dict)))
+	do("writer", "keep what is rejected", publish(names.Rejected("e")))
+}
+
+// leaseAndFollow follows a bucket and writes, changes and deletes an entry of it.
+func leaseAndFollow(u user, bucket, key string) error {
+	ctx := u.t.Context()
+	kv, err := u.JS.KeyValue(ctx, names.Bucket(bucket))
+	if err != nil {
+		return err
+	}
+	w, err := kv.WatchAll(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Stop()
+	revision, err := kv.Create(ctx, key, []byte("mine"))
+	if err != nil {
+		return err
+	}
+	if revision, err = kv.Update(ctx, key, []byte("still mine"), revision); err != nil {
+		return err
+	}
+	if _, err := kv.Get(ctx, key); err != nil {
+		return err
+	}
+	if err := kv.Delete(ctx, key, jetstream.LastRevision(revision)); err != nil {
+		return err
+	}
+	for {
+		select {
+		case e := <-w.Updates():
+			if e != nil && e.Key() == key && e.Operation() == jetstream.KeyValueDelete {
+				return nil
+			}
+		case <-time.After(5 * time.Second):
+			return errors.New("the change does not come")
+		}
+	}
+}
+
+// received has one user publish what the other is subscribed to.
+func received(from, to user, subject string) error {
+	sub, err := to.NC.SubscribeSync(subject)
+	if err != nil {
+		return err
+	}
+	defer sub.Unsubscribe()
+	if err := to.NC.FlushTimeout(5 * time.Second); err != nil {
+		return err
+	}
+	if err := from.NC.Publish(subject, []byte("x")); err != nil {
+		return err
+	}
+	_, err = sub.NextMsg(5 * time.Second)
+	return err
+}
+
+// answered has one user ask and the other answer.
+func answered(from, to user, subject string) error {
+	sub, err := to.NC.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond(nil) })
+	if err != nil {
+		return err
+	}
+	defer sub.Unsubscribe()
+	if err := to.NC.FlushTimeout(5 * time.Second); err != nil {
+		return err
+	}
+	_, err = from.NC.Request(subject, nil, 5*time.Second)
+	return err
+}
+
+// TestServicesMayDoNothingElse tries for each service what belongs to the others, and what nobody may.
+func TestServicesMayDoNothingElse(t *testing.T) {
+	all := fleet(t)
+	owner := map[string][]string{ // who may publish
+		names.Target(3, 7):                                                         {"discovery"},
+		names.Dict(1, dict):                                                        {"scraper"},
+		names.Frames(1):                                                            {"scraper"},
+		names.Relabelled("e", 1, dict):                                             {"relabel"},
+		names.Rejected("e"):                                                        {"writer"},
+		names.Ask(1):                                                               {"writer"},
+		"$KV.millrace_leases.discovery.0":                                          {"discovery"},
+		"$KV.millrace_leases.scraper.200":                                          {"scraper"},
+		"$KV.millrace_leases.relabel.3":                                            {"relabel"},
+		"$KV.millrace_leases.writer.3":                                             {"writer"},
+		"$KV.millrace_positions.relabel.1":                                         {"relabel"},
+		"$KV.millrace_positions.writer.e.1":                                        {"writer"},
+		"$JS.API.STREAM.CREATE.millrace_FRAMES":                                    {"discovery"},
+		"$JS.API.STREAM.UPDATE.millrace_FRAMES":                                    {"discovery"},
+		"$JS.API.STREAM.UPDATE.KV_millrace_leases":                                 {"discovery"},
+		"$JS.API.STREAM.CREATE.millrace_OTHER":                                     nil,
+		"$JS.API.STREAM.NAMES":                                                     nil,
+		"$JS.API.STREAM.LIST":                                                      nil,
+		"$JS.API.STREAM.INFO.other_FRAMES":                                         nil,
+		"$JS.API.STREAM.PURGE.millrace_FRAMES":                                     nil,
+		"$JS.API.STREAM.DELETE.millrace_FRAMES":                                    nil,
+		"$JS.API.STREAM.DELETE.KV_millrace_leases":                                 nil,
+		"$JS.API.STREAM.MSG.DELETE.millrace_FRAMES":                                nil,
+		"$JS.API.STREAM.MSG.GET.millrace_FRAMES":                                   nil,
+		"$JS.API.STREAM.MSG.GET.millrace_REJECTED":                                 nil,
+		"$JS.API.STREAM.SNAPSHOT.millrace_FRAMES":                                  nil,
+		"$JS.API.STREAM.RESTORE.millrace_FRAMES":                                   nil,
+		"$JS.API.STREAM.LEADER.STEPDOWN.millrace_FRAMES":                           nil,
+		"$JS.API.DIRECT.GET.millrace_REJECTED":                                     nil,
+		"$JS.API.DIRECT.GET.millrace_REJECTED." + names.Rejected("e"):              nil,
+		"$JS.API.DIRECT.GET.millrace_FRAMES":                                       {"writer"},
+		"$JS.API.STREAM.UPDATE.millrace_OTHER":                                     nil,
+		"$JS.API.DIRECT.GET.millrace_FRAMES." + names.Frames(1):                    {"writer"},
+		"$JS.API.DIRECT.GET.millrace_DICTS":                                        nil,
+		"$JS.API.DIRECT.GET.millrace_RELABELLED." + names.Relabelled("e", 1, dict): {"writer"},
+		"$JS.API.CONSUMER.CREATE.millrace_FRAMES.c." + names.Frames(1):             {"writer"},
+		"$JS.API.CONSUMER.CREATE.millrace_FRAMES.c":                                nil,
+		"$JS.API.CONSUMER.CREATE.millrace_FRAMES":                                  nil,
+		"$JS.API.CONSUMER.DURABLE.CREATE.millrace_FRAMES.c":                        nil,
+		"$JS.API.CONSUMER.CREATE.millrace_DICTS.c." + names.DictPartition(1):       {"relabel"},
+		"$JS.API.CONSUMER.CREATE.millrace_REJECTED.c." + names.Rejected("e"):       nil,
+		"$JS.API.CONSUMER.NAMES.millrace_FRAMES":                                   nil,
+		"$JS.API.CONSUMER.LIST.millrace_TARGETS":                                   nil,
+		"$JS.API.CONSUMER.MSG.NEXT.millrace_FRAMES.c":                              {"writer"},
+		"$JS.API.ACCOUNT.PURGE.MILLRACE":                                           nil,
+		"$SYS.REQ.SERVER.PING":                                                     nil,
+		"_INBOX.millrace.writer.x":                                                 nil,
+		"other.frames.1":                                                           nil,
+	}
+	for subject, may := range owner {
+		for _, name := range users {
+			if got, want := all[name].said(subject), slices.Contains(may, name); got != want {
+				t.Errorf("%s may publish to %s: %t, want %t", name, subject, got, want)
+			}
+		}
+	}
+	listeners := map[string][]string{
+		">":                              nil,
+		"millrace.>":                     nil,
+		"*.*.*":                          nil,
+		names.Frames(1):                  nil,
+		names.Target(3, 7):               nil,
+		names.Rejected("e"):              nil,
+		names.Dict(1, dict):              nil,
+		names.Relabelled("e", 1, dict):   {"writer"},
+		names.Ask(1):                     {"relabel"},
+		"$KV.millrace_leases.>":          nil,
+		"$JS.API.>":                      nil,
+		"_INBOX.>":                       nil,
+		"_INBOX.*":                       nil,
+		names.Inbox("discovery") + ".>":  {"discovery"},
+		names.Inbox("scraper") + ".>":    {"scraper"},
+		names.Inbox("relabel") + ".>":    {"relabel"},
+		names.Inbox("writer") + ".a.b.c": {"writer"},
+		"$SYS.>":                         nil,
+	}
+	for subject, may := range listeners {
+		for _, name := range users {
+			if got, want := all[name].heard(subject), slices.Contains(may, name); got != want {
+				t.Errorf("%s may subscribe to %s: %t, want %t", name, subject, got, want)
+			}
+		}
+	}
+}
+
+// TestNoServiceRemovesLeasesOfAnother tries what a permission for a subject does not stop: a message of one key that takes the place of all others.
+func TestNoServiceRemovesLeasesOfAnother(t *testing.T) {
+	all := fleet(t)
+	ctx := t.Context()
+	for _, bucket := range []struct{ name, writers, by, others string }{
+		{stream.Leases, "writer.1", "scraper", "scraper.1"}, {"positions", "writer.e.1", "relabel", "relabel.1"},
+	} {
+		kv, err := all["writer"].JS.KeyValue(ctx, names.Bucket(bucket.name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := kv.Put(ctx, bucket.writers, []byte("the writer's")); err != nil {
+			t.Fatal(err)
+		}
+		for _, rollup := range []string{"all", "sub"} {
+			answer, err := all[bucket.by].NC.RequestMsg(&nats.Msg{
+				Subject: "$KV." + names.Bucket(bucket.name) + "." + bucket.others, Header: nats.Header{"Nats-Rollup": {rollup}},
+			}, 5*time.Second)
+			if err != nil || !strings.Contains(string(answer.Data), "rollup not permitted") {
+				t.Errorf("%s: a roll-up of %q: %v %s", bucket.name, rollup, err, answer.Data)
+			}
+		}
+		if e, err := kv.Get(ctx, bucket.writers); err != nil || string(e.Value()) != "the writer's" {
+			t.Errorf("%s: the writer's entry after roll-ups by %s: %v", bucket.name, bucket.by, err)
+		}
+	}
+}
