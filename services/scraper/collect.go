@@ -103,6 +103,7 @@ func (c *collector) collect(body []byte, contentType string) error {
 	}
 	defer c.reset()
 	c.body, c.old = body, c.view.template
+	c.strange = len(body) > maxTemplate
 	if err := c.read(f, contentType); err != nil {
 		c.spare()
 		return c.concluded(err)
