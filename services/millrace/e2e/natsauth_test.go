@@ -61,6 +61,7 @@ func credentials(t *testing.T) (*server.Options, string) {
 	}
 	operatorKey, operatorID, _ := newNKey(t, nkeys.CreateOperator)
 	accountKey, accountID, _ := newNKey(t, nkeys.CreateAccount)
+	_, systemID, _ := newNKey(t, nkeys.CreateAccount) // without which there is no JetStream
 	_, userID, seed := newNKey(t, nkeys.CreateUser)
 	operator := jwt.NewOperatorClaims(operatorID)
 	operatorToken := must(operator.Encode(operatorKey))
@@ -71,14 +72,16 @@ func credentials(t *testing.T) (*server.Options, string) {
 	account := jwt.NewAccountClaims(accountID)
 	account.Limits.JetStreamLimits = jwt.JetStreamLimits{MemoryStorage: -1, DiskStorage: -1, Streams: -1, Consumer: -1}
 	resolver := &server.MemAccResolver{}
-	if err := resolver.Store(accountID, must(account.Encode(operatorKey))); err != nil {
-		t.Fatal(err)
+	for _, a := range []*jwt.AccountClaims{account, jwt.NewAccountClaims(systemID)} {
+		if err := resolver.Store(a.Subject, must(a.Encode(operatorKey))); err != nil {
+			t.Fatal(err)
+		}
 	}
 	creds, err := jwt.FormatUserConfig(must(jwt.NewUserClaims(userID).Encode(accountKey)), []byte(seed))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &server.Options{TrustedOperators: []*jwt.OperatorClaims{decoded}, AccountResolver: resolver}, string(creds)
+	return &server.Options{TrustedOperators: []*jwt.OperatorClaims{decoded}, AccountResolver: resolver, SystemAccount: systemID}, string(creds)
 }
 
 // TestWaysToAuthenticateToNATS starts over NATS servers that ask for each kind of credentials, in the clear and over TLS.
