@@ -95,21 +95,46 @@ func (w *watcher) tell(o order) {
 // settle is how long the watcher waits for more changes before it acts on what it has.
 const settle = 100 * time.Millisecond
 
-// Serve follows the targets of the shards that are owned.
+// Serve follows the targets of the shards that are owned. While the stream cannot be read, it goes on with the targets that it has, and carries out orders.
 func (w *watcher) Serve(ctx context.Context) error {
-	for {
-		again, err := w.follow(ctx)
-		if !again || err != nil {
-			return err
+	for pause := firstPause; ; pause = min(2*pause, maxPause) {
+		started := time.Now()
+		err := w.follow(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil, time.Since(started) > maxPause:
+			pause = firstPause / 2
+		}
+		if err == nil {
+			continue
+		}
+		w.svc.cfg.Logger.Warn("Cannot follow the targets, trying again; scraping goes on with those that are known", "err", err, "next_try", pause)
+		again := time.After(pause)
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case o := <-w.orders:
+				w.obey(o)
+			case <-again:
+				waiting = false
+			}
 		}
 	}
 }
 
-// follow reads the last message of every target of the shards, then every change. It returns true when there are more shards to follow.
-func (w *watcher) follow(ctx context.Context) (again bool, err error) {
+// Pauses between tries to read the targets.
+const (
+	firstPause = 100 * time.Millisecond
+	maxPause   = 10 * time.Second
+)
+
+// follow reads the last message of every target of the shards, then every change, until there are more shards to follow.
+func (w *watcher) follow(ctx context.Context) error {
 	messages, unread, stop, err := w.read(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer stop()
 	left, changed := unread.first, true // left counts the targets that were there before
@@ -118,18 +143,18 @@ func (w *watcher) follow(ctx context.Context) (again bool, err error) {
 	for {
 		select {
 		case <-ctx.Done():
-			return false, nil
+			return nil
 		case o := <-w.orders:
 			w.obey(o)
 			if len(o.take) > 0 {
-				return true, nil
+				return nil
 			}
 			changed = true
 		case <-w.svc.replanned:
 			changed = true
 		case m := <-messages:
 			if m.err != nil {
-				return false, fmt.Errorf("reading targets: %w", m.err)
+				return fmt.Errorf("reading targets: %w", m.err)
 			}
 			w.take(m.msg)
 			left -= min(left, 1)
@@ -139,7 +164,7 @@ func (w *watcher) follow(ctx context.Context) (again bool, err error) {
 			if left > 0 {
 				// Removals end by themselves, perhaps before they came here: the number may be too large.
 				if left, err = unread.ask(ctx); err != nil {
-					return false, err
+					return err
 				}
 			}
 			if left == 0 {
