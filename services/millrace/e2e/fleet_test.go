@@ -3,6 +3,11 @@ package e2e_test
 import (
 	"fmt"
 	"math"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -10,8 +15,12 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 )
 
-// Each beat of these tests takes a second.
-const beat = time.Second
+// Each beat of these tests takes a second. How long targets are without a scrape is logged; the limits leave room for a slow machine, as which a race build on two cores under other
+// load counts.
+const (
+	beat = time.Second
+	room = 2 * beat
+)
 
 // crew is a fleet of separate processes over a NATS cluster.
 type crew struct {
@@ -122,7 +131,7 @@ func TestScrapersShareTheTargets(t *testing.T) {
 		b.Kill9()
 		c.spread("scraper", 256, a)
 		pause(t, 5*beat)
-		c.beats(from, 4*beat)
+		c.beats(from, 4*beat+room)
 		c.unbroken()
 	})
 	t.Run("join and leave", func(t *testing.T) {
@@ -136,7 +145,7 @@ func TestScrapersShareTheTargets(t *testing.T) {
 		}
 		c.spread("scraper", 256, a)
 		pause(t, 3*beat)
-		c.beats(from, 2*beat+beat/4)
+		c.beats(from, 2*beat+room)
 		c.unbroken()
 	})
 	t.Run("pause", func(t *testing.T) {
@@ -148,7 +157,7 @@ func TestScrapersShareTheTargets(t *testing.T) {
 		d.Signal(syscall.SIGSTOP)
 		c.spread("scraper", 256, a)
 		pause(t, 20*time.Second)
-		c.beats(from, 5*time.Second+2*beat+beat/4)
+		c.beats(from, 5*time.Second+2*beat+room)
 		d.Signal(syscall.SIGCONT)
 		c.spread("scraper", 256, a, d)
 		pause(t, 3*beat)
@@ -170,6 +179,173 @@ func TestScrapersShareTheTargets(t *testing.T) {
 	if lost := rest.Metric("millrace_writer_lost_samples_total", map[string]string{"endpoint": "main"}); lost != 0 {
 		t.Errorf("%v samples are counted as lost", lost)
 	}
+}
+
+// gate passes TCP connections on to an address until it is shut: then bytes stay where they are, and nobody is told.
+type gate struct {
+	Addr string
+	shut atomic.Bool
+	open chan struct{} // closed when it opens again
+	mu   sync.Mutex
+}
+
+func newGate(t testing.TB, to string) *gate {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	g := &gate{Addr: l.Addr().String(), open: make(chan struct{})}
+	t.Cleanup(g.Open)
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go g.pass(in, out)
+			go g.pass(out, in)
+		}
+	}()
+	return g
+}
+
+func (g *gate) pass(from, to net.Conn) {
+	defer from.Close()
+	defer to.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		if g.shut.Load() {
+			g.mu.Lock()
+			open := g.open
+			g.mu.Unlock()
+			<-open
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// Shut holds all bytes back.
+func (g *gate) Shut() { g.shut.Store(true) }
+
+// Open lets them pass again.
+func (g *gate) Open() {
+	g.shut.Store(false)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.open)
+	g.open = make(chan struct{})
+}
+
+// arrivals checks the timestamps of each series that has arrived since a time: one for each beat, and none that follows the one before later than gap.
+func (c *crew) arrivals(from time.Time, gap time.Duration) {
+	c.t.Helper()
+	c.end.ledger.mu.Lock()
+	defer c.end.ledger.mu.Unlock()
+	series := map[uint64][]int64{}
+	for at := range c.end.samples {
+		if at.time >= from.UnixMilli() {
+			series[at.series] = append(series[at.series], at.time)
+		}
+	}
+	worst := int64(0)
+	for id, times := range series {
+		slices.Sort(times)
+		for i := 1; i < len(times); i++ {
+			d := times[i] - times[i-1]
+			worst = max(worst, d)
+			if d < beat.Milliseconds()/2 || d > gap.Milliseconds() {
+				c.t.Errorf("series %x has a sample %d ms after the one before", id, d)
+			}
+		}
+	}
+	c.t.Logf("the longest time between two samples of a series is %d ms", worst)
+}
+
+// TestAScraperThatIsCutOffIsReplaced holds all bytes between a scraper and NATS back for 20 s, and then lets them pass.
+func TestAScraperThatIsCutOffIsReplaced(t *testing.T) {
+	c := newCrew(t, 1, 40, 20)
+	c.join("discovery,relabel,writer")
+	a := c.join("scraper")
+	g := newGate(t, strings.TrimPrefix(c.nats.URL, "nats://"))
+	b := startMillrace(t, c.config, withArgs("--services=scraper", "--nats.url=nats://"+g.Addr))
+	c.spread("scraper", 256, a, b)
+	c.arrived(c.end, 30*time.Second)
+	from := time.Now().Add(-beat)
+	g.Shut()
+	c.spread("scraper", 256, a)
+	pause(t, 20*time.Second)
+	g.Open()
+	c.spread("scraper", 256, a, b)
+	c.arrived(c.end, 30*time.Second)
+	pause(t, 3*beat)
+	c.arrivals(from, 5*time.Second+2*beat+room)
+	c.unbroken()
+	if r := c.end.Report(); r.Reordered != 0 || r.Changed != 0 {
+		t.Errorf("reordered %d, changed %d: %v", r.Reordered, r.Changed, r.Examples)
+	}
+}
+
+// TestARollingRestartIsNotNoticed restarts two processes of each service, one after the other.
+func TestARollingRestartIsNotNoticed(t *testing.T) {
+	c := newCrew(t, 1, 50, 50)
+	services := []string{"discovery", "scraper", "relabel", "writer"}
+	running := map[string][]*proc{}
+	for _, s := range services {
+		running[s] = []*proc{c.join(s), c.join(s)}
+	}
+	c.spread("scraper", 256, running["scraper"]...)
+	c.spread("writer", 4, running["writer"]...)
+	c.arrived(c.end, 60*time.Second)
+	from := time.Now()
+	for _, s := range services {
+		for i, p := range running[s] {
+			if code := p.Stop(); code != 0 {
+				t.Errorf("%s: exit code %d", s, code)
+			}
+			running[s][i] = c.join(s)
+			if s != "discovery" {
+				c.spread(s, map[string]float64{"scraper": 256, "relabel": 4, "writer": 4}[s], running[s]...)
+			}
+			pause(t, beat)
+		}
+	}
+	c.arrived(c.end, 30*time.Second)
+	c.beats(from, 2*beat+room)
+	c.unbroken()
+	for _, p := range running["scraper"][1:] {
+		if code := p.Stop(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	}
+	c.spread("scraper", 256, running["scraper"][0])
+	c.rig.end(running["scraper"][0])
+	eventually(t, 60*time.Second, "everything sent", func() error {
+		for _, p := range running["writer"] {
+			if lag := p.Metric("millrace_writer_lag_messages", map[string]string{"endpoint": "main"}); lag != 0 {
+				return fmt.Errorf("%v messages", lag)
+			}
+		}
+		return nil
+	})
+	pause(t, 3*beat)
+	c.end.inOrder(t)
+	if n := c.end.Report().Repeated; n != 0 {
+		t.Errorf("%d samples were sent twice", n)
+	}
+	c.end.whole(t, c.gen.Log())
 }
 
 // TestEveryServiceMayBeKilled kills a process of each other service while samples flow: another takes over, and nothing taken is lost.
