@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
 
 // patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
@@ -54,14 +54,7 @@ type world struct {
 
 func newWorld(t *testing.T, ttl time.Duration) *world {
 	t.Helper()
-	s, err := stream.StartServer(stream.ServerConfig{
-		Dir: filepath.Join(t.TempDir(), "nats"), MaxMemory: 64 << 20, MaxStorage: 1 << 30, SyncInterval: time.Minute, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Shutdown)
-	w := &world{t: t, server: s, ttl: ttl, owners: map[int]string{}, epochs: map[int]uint64{}}
+	w := &world{t: t, server: streamtest.Server(t, t.TempDir()), ttl: ttl, owners: map[int]string{}, epochs: map[int]uint64{}}
 	if err := w.connect().Ensure(t.Context(), stream.Layout{Partitions: 2, Replicas: 1, LeaseTTL: ttl}); err != nil {
 		t.Fatal(err)
 	}
@@ -70,12 +63,7 @@ func newWorld(t *testing.T, ttl time.Duration) *world {
 
 func (w *world) connect() *stream.Conn {
 	w.t.Helper()
-	c, err := stream.Connect(w.t.Context(), stream.Config{Names: stream.Names{Prefix: "test"}, Server: w.server, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(c.Close)
-	return c
+	return streamtest.Connect(w.t, w.server, slog.New(slog.DiscardHandler))
 }
 
 // check fails the test for what has gone wrong so far.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +27,7 @@ import (
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/stream/streamtest"
 	"github.com/millrace/millrace/pkg/target"
 )
 
@@ -62,15 +62,7 @@ func newUnwatchedFleet(t *testing.T) *bed {
 	t.Helper()
 	f := &bed{t: t, dir: t.TempDir(), live: map[string]*target.Target{}, changed: make(chan struct{})}
 	f.log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	var err error
-	f.server, err = stream.StartServer(stream.ServerConfig{
-		Dir: filepath.Join(f.dir, "nats"), MaxMemory: 64 << 20, MaxStorage: 1 << 30, SyncInterval: time.Minute,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(f.server.Shutdown)
+	f.server = streamtest.Server(t, f.dir)
 	f.conn = f.connect()
 	if err := f.conn.Ensure(t.Context(), stream.Layout{Partitions: 2, Replicas: 1}); err != nil {
 		t.Fatal(err)
@@ -80,12 +72,7 @@ func newUnwatchedFleet(t *testing.T) *bed {
 
 func (f *bed) connect() *stream.Conn {
 	f.t.Helper()
-	conn, err := stream.Connect(f.t.Context(), stream.Config{Names: stream.Names{Prefix: "test"}, Server: f.server, Logger: f.log})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.t.Cleanup(conn.Close)
-	return conn
+	return streamtest.Connect(f.t, f.server, f.log)
 }
 
 // watch follows TARGETS as a scraper does.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +24,7 @@ import (
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
 
 // patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
@@ -61,22 +61,7 @@ type rig struct {
 
 func newConn(t *testing.T) *stream.Conn {
 	t.Helper()
-	s, err := stream.StartServer(stream.ServerConfig{
-		Dir: filepath.Join(t.TempDir(), "nats"), MaxMemory: 64 << 20, MaxStorage: 1 << 30, SyncInterval: time.Minute, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Shutdown)
-	conn, err := stream.Connect(t.Context(), stream.Config{Names: stream.Names{Prefix: "test"}, Server: s, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	if err := conn.Ensure(t.Context(), stream.Layout{Partitions: 2, Replicas: 1}); err != nil {
-		t.Fatal(err)
-	}
-	return conn
+	return streamtest.New(t, 2)
 }
 
 // start runs a service until stop or the end of the test.

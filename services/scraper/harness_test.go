@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
 
 // patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
@@ -103,22 +103,7 @@ func (r *rig) value(name string) float64 {
 // server is an embedded NATS server with the streams.
 func server(t *testing.T) *stream.Conn {
 	t.Helper()
-	s, err := stream.StartServer(stream.ServerConfig{
-		Dir: filepath.Join(t.TempDir(), "nats"), MaxMemory: 64 << 20, MaxStorage: 1 << 30, SyncInterval: time.Minute, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Shutdown)
-	conn, err := stream.Connect(t.Context(), stream.Config{Names: stream.Names{Prefix: "test"}, Server: s, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	if err := conn.Ensure(t.Context(), stream.Layout{Partitions: 2, Replicas: 1}); err != nil {
-		t.Fatal(err)
-	}
-	return conn
+	return streamtest.New(t, 2)
 }
 
 // newTarget returns the labels of a target.

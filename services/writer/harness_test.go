@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +33,7 @@ import (
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
 
 // patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
@@ -222,22 +222,7 @@ const partitions = 2
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	s, err := stream.StartServer(stream.ServerConfig{
-		Dir: filepath.Join(t.TempDir(), "nats"), MaxMemory: 64 << 20, MaxStorage: 1 << 30, SyncInterval: time.Minute, Logger: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Shutdown)
-	conn, err := stream.Connect(t.Context(), stream.Config{Names: stream.Names{Prefix: "test"}, Server: s, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(conn.Close)
-	if err := conn.Ensure(t.Context(), stream.Layout{Partitions: partitions, Replicas: 1}); err != nil {
-		t.Fatal(err)
-	}
-	return &rig{t: t, conn: conn}
+	return &rig{t: t, conn: streamtest.New(t, partitions)}
 }
 
 // service is a service that runs.
