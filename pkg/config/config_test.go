@@ -113,6 +113,7 @@ func TestEverySettingOfTheBlockIsRead(t *testing.T) {
 			Dictionaries: Retention{MaxAge: 5 * day, MaxBytes: 4 * GiB},
 			Rejected:     Retention{MaxAge: 7 * day, MaxBytes: MiB},
 		},
+		Fleet: Fleet{LeaseTTL: model.Duration(7 * time.Second)},
 		Scraper: Scraper{
 			Linger: model.Duration(time.Second), MaxBatchBytes: 512 * KiB, MaxPendingBytes: 128 * MiB, MaxBodyBytes: 64 * MiB, StartTimestamps: true,
 		},

@@ -68,6 +68,8 @@ const (
 	pings       = 2
 	asked       = 2 // neighbours
 	requestTime = 2 * time.Second
+	// answerTime is how long a NATS server may take to say that it is there.
+	answerTime = 500 * time.Millisecond
 )
 
 // Serve is a member until ctx ends, and then takes itself out. The claims should have ended before.
@@ -298,11 +300,24 @@ func (f *Fleet) renew(ctx context.Context, members jetstream.KeyValue) {
 			f.metrics.late.Inc()
 		}
 		f.log.Debug("Cannot store the sign of life, trying again", "err", err)
+		f.lookForAnotherServer(ctx)
 		return
 	}
 	f.mu.Lock()
 	f.renewed, f.reason = start, ""
 	f.mu.Unlock()
+}
+
+// lookForAnotherServer leaves a NATS server that does not answer any more, as one does that was cut off from the network: by itself the client notices that only after half a minute.
+func (f *Fleet) lookForAnotherServer(ctx context.Context) {
+	nc := f.cfg.Conn.NC
+	if !nc.IsConnected() || errors.Is(context.Cause(ctx), context.Canceled) || nc.FlushTimeout(answerTime) == nil {
+		return
+	}
+	f.log.Warn("The NATS server does not answer; trying another", "url", nc.ConnectedUrlRedacted())
+	if err := nc.ForceReconnect(); err != nil {
+		f.log.Warn("Cannot look for another NATS server", "err", err)
+	}
 }
 
 // leave takes this member out, so that others take over at once.
