@@ -73,14 +73,24 @@ func (p *publisher) flush(ctx context.Context) {
 	}
 }
 
-// Serve publishes until ctx ends, and then what it still holds, for as long as the stream takes it.
+// Serve publishes until ctx ends, and then what it still holds, if the stream takes it within drainTime. What is on its way then is waited for, so that a planned stop repeats
+// nothing.
 func (p *publisher) Serve(ctx context.Context) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(drainTime):
+			cancel()
+		case <-work.Done():
+		}
+	})()
 	linger := time.NewTimer(p.svc.cfg.Linger)
 	defer linger.Stop()
 	for {
 		empty := p.batch.Size() == 0
-		if err := p.proceed(ctx); err != nil {
-			return p.ended(ctx, err)
+		if err := p.proceed(work); err != nil {
+			return p.ended(ctx, work, err)
 		}
 		if empty && p.batch.Size() > 0 {
 			linger.Reset(p.svc.cfg.Linger)
@@ -90,7 +100,7 @@ func (p *publisher) Serve(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return p.drain()
+			return p.drain(work)
 		case u := <-p.mailbox.C():
 			p.take(u)
 		case <-linger.C:
@@ -100,9 +110,9 @@ func (p *publisher) Serve(ctx context.Context) error {
 }
 
 // ended says what Serve returns: a stopping actor still tries to publish what it holds.
-func (p *publisher) ended(ctx context.Context, err error) error {
+func (p *publisher) ended(ctx, work context.Context, err error) error {
 	if ctx.Err() != nil {
-		return p.drain()
+		return p.drain(work)
 	}
 	return err
 }
@@ -332,10 +342,8 @@ func (p *publisher) reportDrops() {
 	}
 }
 
-// drain publishes what is held when the service stops.
-func (p *publisher) drain() error {
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
-	defer cancel()
+// drain publishes what is held when the service stops, until ctx ends.
+func (p *publisher) drain(ctx context.Context) error {
 	for {
 		if err := p.proceed(ctx); err != nil {
 			return p.lost(err)

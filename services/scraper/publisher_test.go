@@ -277,7 +277,7 @@ func TestAPublisherThatIsInterruptedGoesOnWhereItWas(t *testing.T) {
 			}
 		}
 	}
-	if err := p.drain(); err != nil {
+	if err := p.drain(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	total := 0
