@@ -40,19 +40,21 @@ type Fleet struct {
 
 	mu      sync.Mutex
 	self    Member
-	members map[string]Member // by ID; nil until they are known
-	leases  map[string]Lease  // by key; nil until they are known
-	changed chan struct{}     // closed and replaced when members or leases change
-	claims  map[string]*Claim // by service
-	renewed time.Time         // when the entry was last known to be written
-	pauses  int               // how often the process was paused for longer than the TTL
-	reason  string            // on what the fleet waits; "" while all is well
+	members map[string]Member    // by ID; nil until they are known
+	leases  map[string]Lease     // by key; nil until they are known
+	changed chan struct{}        // closed and replaced when members or leases change
+	claims  map[string]*Claim    // by service
+	renewed time.Time            // when the entry was last known to be written
+	mended  time.Time            // when that worked again after it had not for a while
+	doubted map[string]time.Time // members whose entry has expired while nobody could write: until when they are kept
+	pauses  int                  // how often the process was paused for longer than the TTL
+	reason  string               // on what the fleet waits; "" while all is well
 }
 
 // New returns a fleet with no members. Run it as an actor.
 func New(cfg Config) *Fleet {
 	f := &Fleet{
-		cfg: cfg, log: cfg.Logger, self: cfg.Self, changed: make(chan struct{}), claims: map[string]*Claim{},
+		cfg: cfg, log: cfg.Logger, self: cfg.Self, changed: make(chan struct{}), claims: map[string]*Claim{}, doubted: map[string]time.Time{},
 		reason: "the members and leases",
 	}
 	f.metrics = newMetrics(f, cfg.Registerer)
@@ -126,6 +128,7 @@ func (f *Fleet) Serve(ctx context.Context) error {
 			}
 			last = time.Now()
 			f.renew(ctx, members)
+			f.settleDoubts()
 		}
 	}
 }
@@ -249,6 +252,12 @@ func (f *Fleet) memberChanged(e jetstream.KeyValueEntry) {
 	}
 	f.mu.Lock()
 	before, was := f.members[e.Key()]
+	if was && e.Operation() == jetstream.KeyValuePurge && f.disturbed() {
+		f.doubted[e.Key()] = time.Now().Add(f.cfg.TTL)
+		f.mu.Unlock()
+		return
+	}
+	delete(f.doubted, e.Key())
 	f.readMember(f.members, e)
 	now, is := f.members[e.Key()]
 	f.mu.Unlock()
@@ -264,6 +273,32 @@ func (f *Fleet) memberChanged(e jetstream.KeyValueEntry) {
 		f.compareConfig(now)
 	}
 	f.tell()
+}
+
+// disturbed reports whether JetStream did not take this member's own signs of life lately, as while it chooses another leader. Then it did not take those of others either, and an entry that
+// expires says nothing about its member. The fleet's lock is held.
+func (f *Fleet) disturbed() bool {
+	return time.Since(f.renewed) > f.cfg.TTL/2 || time.Since(f.mended) < f.cfg.TTL
+}
+
+// settleDoubts removes the members that have given no sign of life since JetStream takes them again.
+func (f *Fleet) settleDoubts() {
+	var gone []Member
+	f.mu.Lock()
+	for id, until := range f.doubted {
+		if time.Now().After(until) && time.Since(f.renewed) < f.cfg.TTL/2 {
+			gone = append(gone, f.members[id])
+			delete(f.doubted, id)
+			delete(f.members, id)
+		}
+	}
+	f.mu.Unlock()
+	for _, m := range gone {
+		f.log.Info("A member has gone", "member", m.ID, "host", m.Host, "services", strings.Join(m.Services, ","))
+	}
+	if len(gone) > 0 {
+		f.tell()
+	}
 }
 
 // compareConfig says so where a member runs another configuration than this one. For a moment after a change that is so.
@@ -304,6 +339,9 @@ func (f *Fleet) renew(ctx context.Context, members jetstream.KeyValue) {
 		return
 	}
 	f.mu.Lock()
+	if time.Since(f.renewed) > f.cfg.TTL/2 && !f.renewed.IsZero() {
+		f.mended = time.Now()
+	}
 	f.renewed, f.reason = start, ""
 	f.mu.Unlock()
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
@@ -257,6 +258,56 @@ func TestASilentMemberIsGivenUpWhenItsTimeIsOver(t *testing.T) {
 	eventually(t, "the second member", func() bool { return len(a.Members()) == 2 })
 	eventually(t, "its end", func() bool { return len(a.Members()) == 1 })
 	w.settled("a")
+}
+
+// entry is an update of a bucket.
+type entry struct {
+	jetstream.KeyValueEntry
+	key string
+	op  jetstream.KeyValueOp
+}
+
+func (e entry) Key() string                     { return e.key }
+func (e entry) Operation() jetstream.KeyValueOp { return e.op }
+
+// TestNobodyIsGivenUpBecauseJetStreamWasAway has entries expire while no member could write its own.
+func TestNobodyIsGivenUpBecauseJetStreamWasAway(t *testing.T) {
+	newFleet := func() *Fleet {
+		f := New(Config{Self: Member{ID: "a"}, TTL: 5 * time.Second, Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+		f.members = map[string]Member{"a": {ID: "a"}, "b": {ID: "b"}}
+		f.renewed = time.Now()
+		return f
+	}
+	expired, removed := entry{key: "b", op: jetstream.KeyValuePurge}, entry{key: "b", op: jetstream.KeyValueDelete}
+
+	f := newFleet()
+	if f.memberChanged(expired); len(f.Members()) != 1 {
+		t.Error("an entry that expires in quiet times leaves its member")
+	}
+	for name, disturb := range map[string]func(*Fleet){
+		"during the outage": func(f *Fleet) { f.renewed = time.Now().Add(-4 * time.Second) },
+		"soon after":        func(f *Fleet) { f.mended = time.Now().Add(-time.Second) },
+	} {
+		f := newFleet()
+		disturb(f)
+		if f.memberChanged(expired); len(f.Members()) != 2 {
+			t.Errorf("%s: an entry that expires takes its member", name)
+		}
+		f.renewed = time.Now()
+		if f.settleDoubts(); len(f.Members()) != 2 {
+			t.Errorf("%s: the member had no time to come back", name)
+		}
+		f.doubted["b"] = time.Now().Add(-time.Millisecond)
+		if f.settleDoubts(); len(f.Members()) != 1 {
+			t.Errorf("%s: a member that does not come back stays", name)
+		}
+	}
+	f = newFleet()
+	f.mended = time.Now()
+	f.memberChanged(expired)
+	if f.memberChanged(removed); len(f.Members()) != 1 || len(f.doubted) != 0 {
+		t.Error("a member that others have found gone stays")
+	}
 }
 
 func TestAMemberThatWasPausedGivesUpItsShares(t *testing.T) {
