@@ -351,11 +351,11 @@ func TestARollingRestartIsNotNoticed(t *testing.T) {
 // TestEveryServiceMayBeKilled kills a process of each other service while samples flow: another takes over, and nothing taken is lost.
 func TestEveryServiceMayBeKilled(t *testing.T) {
 	c := newCrew(t, 1, 50, 100)
-	scraper := c.join("scraper")
 	running := map[string][2]*proc{}
-	for _, s := range []string{"discovery", "relabel", "writer"} {
+	for _, s := range []string{"discovery", "relabel", "writer"} { // discovery makes the streams
 		running[s] = [2]*proc{c.join(s), c.join(s)}
 	}
+	scraper := c.join("scraper")
 	c.spread("scraper", 256, scraper)
 	c.spread("relabel", 4, running["relabel"][0], running["relabel"][1])
 	c.spread("writer", 4, running["writer"][0], running["writer"][1])
