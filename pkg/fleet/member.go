@@ -66,7 +66,12 @@ func encode(version byte, v any) []byte {
 // maxEntry is the largest entry of a member or lease that is read, in bytes.
 const maxEntry = 64 << 10
 
-func decode(b []byte, version byte, what string, v any) error {
+func decode(b []byte, version byte, what string, v any) (err error) {
+	defer func() { // the msgpack package does so where a list stands for a struct
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: %v", what, p)
+		}
+	}()
 	if len(b) == 0 || len(b) > maxEntry {
 		return fmt.Errorf("%s of %d bytes", what, len(b))
 	}
@@ -74,6 +79,7 @@ func decode(b []byte, version byte, what string, v any) error {
 		return fmt.Errorf("%s of version %d, this build reads version %d: upgrade this process", what, b[0], version)
 	}
 	dec := msgpack.NewDecoder(bytes.NewReader(b[1:]))
+	dec.DisallowUnknownFields(true) // to pass over one, the decoder would take what memory its length claims
 	if err := dec.Decode(v); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}

@@ -221,7 +221,12 @@ func decodeRecord(b []byte) (r sourceRecord, err error) {
 	if b[0] != sourceVersion {
 		return r, fmt.Errorf("record of version %d, this build reads version %d", b[0], sourceVersion)
 	}
-	err = msgpack.NewDecoder(bytes.NewReader(b[1:])).Decode(&r)
+	if len(b) < 2 || b[1]&0xf0 != 0x80 {
+		return r, errors.New("record is not a map")
+	}
+	dec := msgpack.NewDecoder(bytes.NewReader(b[1:]))
+	dec.DisallowUnknownFields(true) // to pass over one, the decoder would take what memory its length claims
+	err = dec.Decode(&r)
 	if err == nil && len(r.Dicts)%16 != 0 {
 		err = fmt.Errorf("names of dictionaries in %d bytes", len(r.Dicts))
 	}
