@@ -94,6 +94,7 @@ func (j *job) sync(targets map[uint64]*target.Target) {
 			continue
 		}
 		l := j.newLoop(t)
+		l.failures.Store(newFailureLog(j.w.plan.failures[j.config.ScrapeFailureLogFile], j.name, l.target))
 		j.loops[id] = l
 		j.w.start(l)
 	}

@@ -312,7 +312,6 @@ func (w *watcher) apply() {
 	}
 	for name, j := range w.jobs {
 		j.sync(byJob[name])
-		j.reopen(w.plan.failures)
 	}
 	w.show()
 	if len(w.taken) > 0 {
