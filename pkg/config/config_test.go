@@ -94,6 +94,31 @@ func TestAgentConfigLoadsUnchanged(t *testing.T) {
 	}
 }
 
+// wantIngest is what testdata/millrace.yml says of pushes.
+func wantIngest() Ingest {
+	duration := func(d time.Duration) model.Duration { return model.Duration(d) }
+	i := Ingest{
+		Linger: duration(5 * time.Millisecond), MaxPendingBytes: 32 * MiB, MaxSeries: 1000, SeriesIdle: duration(10 * time.Minute),
+		OutOfOrderWindow: duration(30 * time.Second), AckTimeout: duration(20 * time.Second), Tenant: Tenant{Header: "X-Tenant", Label: "tenant"},
+		Delta: Delta{Enabled: true, MaxStale: duration(time.Hour), MaxStreams: 5000},
+	}
+	i.OTLP.GRPC = Listener{
+		Listen: "0.0.0.0:14317", TLS: ServerTLS{CertFile: "testdata/tls/otlp.pem", KeyFile: "testdata/tls/otlp.key", ClientCAFile: "testdata/tls/clients.pem"},
+		Door: Door{
+			BasicAuth: BasicAuth{Username: "otel", Password: "hunter2-grpc"}, BearerToken: "hunter2-token",
+			MaxBodyBytes: MiB, MaxDecompressedBytes: 2 * MiB, MaxInFlightBytes: 3 * MiB, MaxConcurrentRequests: 4, MaxSeriesPerRequest: 5,
+			MaxLabelNames: 6, MaxLabelNameBytes: 7, MaxLabelValueBytes: 8, MaxSamplesPerSecond: 9.5,
+			ReadTimeout: duration(10 * time.Second), IdleTimeout: duration(11 * time.Second),
+		},
+	}
+	defaults := DefaultMillrace().Ingest.RemoteWrite
+	i.OTLP.HTTP.Door, i.RemoteWrite = defaults, defaults
+	i.OTLP.HTTP.MaxBodyBytes = 12 * MiB
+	i.RemoteWrite.BasicAuth = BasicAuth{Username: "agent", PasswordFile: "testdata/secrets/agent"}
+	i.RemoteWrite.BearerTokenFile = "testdata/secrets/token"
+	return i
+}
+
 func TestEverySettingOfTheBlockIsRead(t *testing.T) {
 	c := mustLoad(t, "testdata/millrace.yml")
 	const day = model.Duration(24 * time.Hour)
@@ -117,6 +142,7 @@ func TestEverySettingOfTheBlockIsRead(t *testing.T) {
 		Scraper: Scraper{
 			Linger: model.Duration(time.Second), MaxBatchBytes: 512 * KiB, MaxPendingBytes: 128 * MiB, MaxBodyBytes: 64 * MiB, StartTimestamps: true,
 		},
+		Ingest: wantIngest(),
 		Writer: Writer{LabelCacheBytes: 32 * MiB, ReadAheadBytes: 4 * MiB},
 	}
 	if diff := cmp.Diff(want, c.Millrace); diff != "" {
@@ -254,7 +280,7 @@ scrape_config_files: [none/*.yml]
 storage:
   tsdb: {out_of_order_time_window: 1m}
 tracing: {endpoint: "localhost:4317"}
-otlp: {promote_resource_attributes: [a]}
+otlp: {promote_resource_attributes: [a]} # has an effect
 runtime:
   gogc: 50
   log_level: debug
@@ -270,7 +296,6 @@ ignored: true
 c.yml:1: global.query_log_file: without effect: Millrace answers no queries
 c.yml:3: storage: without effect: samples are held in the streams (millrace.streams)
 c.yml:5: tracing: without effect: Millrace does not trace itself
-c.yml:6: otlp: without effect: this version receives no OTLP
 c.yml:8: runtime.gogc: without effect: set the environment variable GOGC
 c.yml:9: runtime.log_level: without effect: use the flag --log.level
 c.yml:12: remote_write[0].queue_config: capacity and min_shards without effect: partitions replace them (millrace.streams.partitions)

@@ -91,7 +91,7 @@ func (d *decoder) mapping(p pair, into reflect.Value, path string) {
 			continue
 		}
 		d.lines[at] = p.key.Line
-		value := into.Field(fields[i].index)
+		value := into.FieldByIndex(fields[i].index)
 		if value.Kind() == reflect.Struct {
 			d.mapping(p, value, at)
 			continue
@@ -170,6 +170,8 @@ func describeType(v any) string {
 		return "true or false"
 	case int:
 		return "a whole number"
+	case float64:
+		return "a number"
 	}
 	return "text"
 }

@@ -57,12 +57,12 @@ func TestErrorsOfKeys(t *testing.T) {
 		},
 		{"near miss", "millrace:\n  streams:\n    partitons: 3\n", "c.yml:3: millrace.streams.partitons: unknown key: did you mean partitions:?"},
 		{"two letters swapped", "millrace:\n  strams: {}\n", "c.yml:2: millrace.strams: unknown key: did you mean streams:?"},
-		{"in another section", "millrace:\n  streams:\n    linger: 1s\n", "c.yml:3: millrace.streams.linger: unknown key: it belongs under millrace.scraper"},
+		{"in another section", "millrace:\n  streams:\n    linger: 1s\n", "c.yml:3: millrace.streams.linger: unknown key: it belongs under millrace.scraper, millrace.ingest"},
 		{"in several sections", "millrace:\n  max_age: 1h\n", "c.yml:2: millrace.max_age: unknown key: it belongs under " +
 			"millrace.streams.frames, millrace.streams.dictionaries, millrace.streams.rejected"},
-		{"near miss elsewhere", "millrace:\n  lingr: 1s\n", "c.yml:2: millrace.lingr: unknown key: did you mean linger:? it belongs under millrace.scraper"},
+		{"near miss elsewhere", "millrace:\n  lingr: 1s\n", "c.yml:2: millrace.lingr: unknown key: did you mean linger:? it belongs under millrace.scraper, millrace.ingest"},
 		{"Prometheus's section in the block", "millrace:\n  remote_write: []\n", "c.yml:2: millrace.remote_write: unknown key: it belongs at the top level of the file"},
-		{"unknown in the block", "millrace:\n  xyzzy: 1\n", "c.yml:2: millrace.xyzzy: unknown key: the keys here are nats, streams, fleet, scraper, writer"},
+		{"unknown in the block", "millrace:\n  xyzzy: 1\n", "c.yml:2: millrace.xyzzy: unknown key: the keys here are nats, streams, fleet, scraper, ingest, writer"},
 		{"twice in the block", "millrace:\n  nats: {prefix: a,\n    prefix: b}\n", "c.yml:3: millrace.nats.prefix: is there twice: keep one"},
 		{"twice at the top", "global: {}\nglobal: {}\n", "c.yml:2: global: is there twice: keep one"},
 		{"unknown of Prometheus", "scrape_configs:\n  - job_name: a\n    scrape_intervall: 5s\n", "c.yml:3: scrape_configs[0].scrape_intervall: unknown key: did you mean scrape_interval:?"},
@@ -70,7 +70,7 @@ func TestErrorsOfKeys(t *testing.T) {
 			"this binary has no service discovery of that name: correct the name, or use a binary built with it"},
 		{"known elsewhere", "scrape_configs:\n  - job_name: a\n    queue_config: {}\n", "c.yml:3: scrape_configs[0].queue_config: unknown key: " +
 			"the key exists, and not here: " + docs + "scrape_config"},
-		{"block's key in a section", "scrape_configs:\n  - job_name: a\n    linger: 1s\n", "c.yml:3: scrape_configs[0].linger: unknown key: it belongs under millrace.scraper"},
+		{"block's key in a section", "scrape_configs:\n  - job_name: a\n    linger: 1s\n", "c.yml:3: scrape_configs[0].linger: unknown key: it belongs under millrace.scraper, millrace.ingest"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { checkErrors(t, map[string]string{"c.yml": c.text}, c.want) })
@@ -119,8 +119,9 @@ func TestErrorsOfValues(t *testing.T) {
 
 func TestErrorsOfBlockValues(t *testing.T) {
 	const streams, nats, cluster = "millrace:\n  streams: ", "millrace:\n  nats: ", "millrace:\n  nats:\n    url: nats://a:4222\n    "
+	const ingest = "millrace: {ingest: "
 	cases := []struct{ name, text, want string }{
-		{"list", "millrace: []\n", "c.yml:1: millrace: want keys below it, have a list: the keys are nats, streams, fleet, scraper, writer"},
+		{"list", "millrace: []\n", "c.yml:1: millrace: want keys below it, have a list: the keys are nats, streams, fleet, scraper, ingest, writer"},
 		{"value", nats + "nats://a\n", "c.yml:2: millrace.nats: want keys below it, have a single value: the keys are url, prefix, credentials_file, nkey_seed_file, username, password, password_file, tls, embedded"},
 		{"list for a value", nats + "{prefix: [a]}\n", "c.yml:2: millrace.nats.prefix: want text, have a list: write it behind the colon"},
 		{"number", streams + "{partitions: four}\n", `c.yml:2: millrace.streams.partitions: want a whole number, have "four": correct the value`},
@@ -137,6 +138,24 @@ func TestErrorsOfBlockValues(t *testing.T) {
 		{"no bytes", streams + "{rejected: {max_bytes: 0}}\n", "c.yml:2: millrace.streams.rejected.max_bytes: is 0: choose a size from 1MiB to 1024PiB"},
 		{"storage", nats + "{embedded: {max_storage: 5GiB}}\n", "c.yml:2: millrace.nats.embedded.max_storage: is 5GiB, and the streams may hold 15GiB: " +
 			"raise it, lower the max_bytes of frames, dictionaries (they count twice) and rejected, or leave it out"},
+		{"pushes linger", ingest + "{linger: 21ms}}\n", "c.yml:1: millrace.ingest.linger: is 21ms: choose a duration from 0s to 20ms"},
+		{"no host:port", ingest + "{otlp: {http: {listen: '4318'}}}}\n",
+			`c.yml:1: millrace.ingest.otlp.http.listen: "4318" is no host:port: write an address such as 0.0.0.0:4318, or "" for no listener`},
+		{"one address twice", ingest + "{otlp: {http: {listen: 'localhost:4317'}}}}\n",
+			"c.yml:1: millrace.ingest.otlp.http.listen: is the address of otlp.grpc too: give each an address of its own"},
+		{"clients without certificate", ingest + "{otlp: {grpc: {tls: {client_ca_file: a}}}}}\n",
+			"c.yml:1: millrace.ingest.otlp.grpc.tls.client_ca_file: is set without cert_file: set cert_file and key_file too"},
+		{"key alone", ingest + "{otlp: {http: {tls: {key_file: a}}}}}\n", "c.yml:1: millrace.ingest.otlp.http.tls.key_file: is set without cert_file: set both or none"},
+		{"user without password", ingest + "{remote_write: {basic_auth: {username: u}}}}\n",
+			"c.yml:1: millrace.ingest.remote_write.basic_auth: has a username and no password: set password or password_file"},
+		{"two tokens", ingest + "{remote_write: {bearer_token: a, bearer_token_file: b}}}\n",
+			"c.yml:1: millrace.ingest.remote_write.bearer_token_file: is set beside bearer_token: keep one of them"},
+		{"rate", ingest + "{remote_write: {max_samples_per_second: -1}}}\n",
+			"c.yml:1: millrace.ingest.remote_write.max_samples_per_second: is -1: choose a number above 0, or 0 for no limit"},
+		{"rate of a wrong kind", ingest + "{remote_write: {max_samples_per_second: all}}}\n",
+			`c.yml:1: millrace.ingest.remote_write.max_samples_per_second: want a number, have "all": correct the value`},
+		{"tenant's label", ingest + "{tenant: {label: __name__}}}\n", `c.yml:1: millrace.ingest.tenant.label: is "__name__": choose a label name such as tenant`},
+		{"delta streams", ingest + "{delta: {max_streams: 0}}}\n", "c.yml:1: millrace.ingest.delta.max_streams: is 0: choose a number above 0"},
 		{"linger", "millrace: {scraper: {linger: 11s}}\n", "c.yml:1: millrace.scraper.linger: is 11s: choose a duration above 0 and at most 10s"},
 		{"batch", "millrace: {scraper: {max_batch_bytes: 1MiB}}\n", "c.yml:1: millrace.scraper.max_batch_bytes: is 1MiB: choose a size from 16KiB to 900KiB"},
 		{"read ahead", "millrace: {writer: {read_ahead_bytes: 1}}\n", "c.yml:1: millrace.writer.read_ahead_bytes: is 1: choose a size from 1MiB to 1024PiB"},

@@ -20,6 +20,8 @@ type Millrace struct {
 	Fleet Fleet `yaml:"fleet"`
 	// Scraper bounds how scraped frames are gathered into messages.
 	Scraper Scraper `yaml:"scraper"`
+	// Ingest says who may push what.
+	Ingest Ingest `yaml:"ingest"`
 	// Writer bounds the memory that sending takes.
 	Writer Writer `yaml:"writer"`
 }
@@ -170,6 +172,7 @@ func baseMillrace() Millrace {
 			MaxPendingBytes: 64 * MiB,
 			MaxBodyBytes:    100 * MiB,
 		},
+		Ingest: baseIngest(),
 		Writer: Writer{LabelCacheBytes: 64 * MiB, ReadAheadBytes: MiB},
 	}
 }
@@ -190,10 +193,11 @@ func (m *Millrace) fillDefaults() {
 
 // setDirectory makes the block's relative file names relative to dir.
 func (m *Millrace) setDirectory(dir string) {
-	for _, file := range []*string{
+	files := []*string{
 		&m.NATS.CredentialsFile, &m.NATS.NKeySeedFile, &m.NATS.PasswordFile,
 		&m.NATS.TLS.CAFile, &m.NATS.TLS.CertFile, &m.NATS.TLS.KeyFile,
-	} {
+	}
+	for _, file := range append(files, m.Ingest.files()...) {
 		*file = promcommon.JoinDir(dir, *file)
 	}
 }

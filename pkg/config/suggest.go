@@ -62,13 +62,14 @@ var prometheusKeys = sync.OnceValue(func() []string {
 	return slices.Sorted(maps.Keys(keys))
 })
 
-// yamlField is a field of a struct with its YAML key; the key is empty for an inlined struct.
+// yamlField is a field of a struct with its YAML key and its place, see [reflect.Value.FieldByIndex].
 type yamlField struct {
 	key   string
-	index int
+	index []int
 	field reflect.StructField
 }
 
+// yamlFields returns the fields of a struct that YAML sets, those of inlined structs among them.
 func yamlFields(t reflect.Type) []yamlField {
 	var fields []yamlField
 	for i := range t.NumField() {
@@ -77,8 +78,15 @@ func yamlFields(t reflect.Type) []yamlField {
 		if !ok || !f.IsExported() || tag == "-" {
 			continue
 		}
-		key, _, _ := strings.Cut(tag, ",")
-		fields = append(fields, yamlField{key, i, f})
+		key, options, _ := strings.Cut(tag, ",")
+		if options == "inline" && f.Type.Kind() == reflect.Struct {
+			for _, inner := range yamlFields(f.Type) {
+				inner.index = append([]int{i}, inner.index...)
+				fields = append(fields, inner)
+			}
+			continue
+		}
+		fields = append(fields, yamlField{key, []int{i}, f})
 	}
 	return fields
 }

@@ -31,6 +31,7 @@ func (d *decoder) validate(m *Millrace) {
 	d.validateAuth(&m.NATS)
 	d.validateStreams(m)
 	d.validateFleet(m)
+	d.validateIngest(&m.Ingest)
 	const scraper, writer = "millrace.scraper.", "millrace.writer."
 	if m.Scraper.Linger <= 0 || m.Scraper.Linger > maxLinger {
 		d.fail(scraper+"linger", "is "+m.Scraper.Linger.String(), "choose a duration above 0 and at most 10s")

@@ -9,7 +9,6 @@ var withoutEffect = []struct {
 	{[]string{"global", "query_log_file"}, "without effect: Millrace answers no queries"},
 	{[]string{"storage"}, "without effect: samples are held in the streams (millrace.streams)"},
 	{[]string{"tracing"}, "without effect: Millrace does not trace itself"},
-	{[]string{"otlp"}, "without effect: this version receives no OTLP"},
 	{[]string{"runtime", "gogc"}, "without effect: set the environment variable GOGC"},
 	{[]string{"runtime", "log_level"}, "without effect: use the flag --log.level"},
 }
