@@ -29,7 +29,9 @@ type builder struct {
 func (b *builder) frames(s *source, list []sample, u *publish.Unit) {
 	if slices.ContainsFunc(list, func(x sample) bool { return x.round > 0 }) {
 		// A section has at most one float of a series.
-		slices.SortStableFunc(list, func(x, y sample) int { return cmp.Or(cmp.Compare(x.round, y.round), cmp.Compare(x.ser.number, y.ser.number)) })
+		slices.SortStableFunc(list, func(x, y sample) int {
+			return cmp.Or(cmp.Compare(x.round, y.round), cmp.Compare(x.ser.number, y.ser.number))
+		})
 	}
 	b.present, b.values, b.times, b.starts = b.present[:0], b.values[:0], b.times[:0], b.starts[:0]
 	announced := make([]bool, len(s.dicts))
@@ -87,7 +89,9 @@ func (b *builder) section(s *source, d *dictionary, list []sample, u *publish.Un
 		timed = timed || x.t != b.fr.Time
 		started = started || x.st != 0
 	}
-	slices.SortStableFunc(sec.Exemplars, func(x, y frame.Exemplar) int { return cmp.Or(cmp.Compare(x.Index, y.Index), exemplar.Compare(x.Exemplar, y.Exemplar)) })
+	slices.SortStableFunc(sec.Exemplars, func(x, y frame.Exemplar) int {
+		return cmp.Or(cmp.Compare(x.Index, y.Index), exemplar.Compare(x.Exemplar, y.Exemplar))
+	})
 	sec.Values = b.values[v:]
 	if sec.Present = b.present[p:]; len(sec.Values) == d.n {
 		sec.Present = nil

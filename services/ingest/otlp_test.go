@@ -172,7 +172,9 @@ func (g *generator) attributes(m pcommon.Map, most int) {
 }
 
 // value is a number that changes with the round; the random source does not.
-func (g *generator) value() float64 { return float64(g.r.IntN(1000))/4 + float64(g.round*g.r.IntN(100)) }
+func (g *generator) value() float64 {
+	return float64(g.r.IntN(1000))/4 + float64(g.round*g.r.IntN(100))
+}
 
 func (g *generator) times() (start, now pcommon.Timestamp) {
 	now = pcommon.NewTimestampFromTime(g.start.Add(time.Duration(g.round)*15*time.Second + time.Duration(g.r.IntN(3))*time.Millisecond))
@@ -310,9 +312,11 @@ func otlpConfigs() map[string]promconfig.OTLPConfig {
 		return c
 	}
 	return map[string]promconfig.OTLPConfig{
-		"default":              promconfig.DefaultOTLPConfig,
-		"utf8":                 with(func(c *promconfig.OTLPConfig) { c.TranslationStrategy = otlptranslator.NoUTF8EscapingWithSuffixes }),
-		"no suffixes":          with(func(c *promconfig.OTLPConfig) { c.TranslationStrategy = otlptranslator.UnderscoreEscapingWithoutSuffixes }),
+		"default": promconfig.DefaultOTLPConfig,
+		"utf8":    with(func(c *promconfig.OTLPConfig) { c.TranslationStrategy = otlptranslator.NoUTF8EscapingWithSuffixes }),
+		"no suffixes": with(func(c *promconfig.OTLPConfig) {
+			c.TranslationStrategy = otlptranslator.UnderscoreEscapingWithoutSuffixes
+		}),
 		"no translation":       with(func(c *promconfig.OTLPConfig) { c.TranslationStrategy = otlptranslator.NoTranslation }),
 		"promoted":             with(func(c *promconfig.OTLPConfig) { c.PromoteResourceAttributes = []string{"k8s.pod", "http", "process"} }),
 		"all promoted":         with(func(c *promconfig.OTLPConfig) { c.PromoteAllResourceAttributes = true }),

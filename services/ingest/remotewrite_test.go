@@ -231,3 +231,19 @@ func BenchmarkRemoteWrite(b *testing.B) {
 		})
 	}
 }
+
+// withoutSamples takes the samples out of a request.
+func withoutSamples(t *testing.T, body []byte) []byte {
+	var req prompb.WriteRequest
+	if err := req.Unmarshal(body); err != nil {
+		t.Fatal(err)
+	}
+	for i := range req.Timeseries {
+		req.Timeseries[i].Samples = nil
+	}
+	b, err := req.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/publish"
+	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/services/ingest/door"
 )
 
@@ -357,6 +358,10 @@ func byNumber(a, b sample) int { return cmp.Compare(a.ser.number, b.ser.number) 
 
 // judgeSeries judges the samples of one series.
 func (r *request) judgeSeries(s *source, g *gather, run, kept []sample) []sample {
+	byTime := func(a, b sample) int { return cmp.Compare(a.t, b.t) }
+	if !slices.IsSortedFunc(run, byTime) { // floats and histograms come apart
+		slices.SortStableFunc(run, byTime)
+	}
 	ser := run[0].ser
 	last, bits, hist := ser.last, ser.bits, ser.hist
 	same := func(x *sample) bool {
@@ -423,7 +428,7 @@ func stamp(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02
 
 // notPublished is what a sender hears of an error of the publisher.
 func notPublished(err error) error {
-	if errors.Is(err, publish.ErrTooLarge) {
+	if errors.Is(err, stream.ErrTooLarge) {
 		return &door.Refusal{Kind: door.TooLarge, Message: "a series or sample is larger than a message of the stream may be"}
 	}
 	return &door.Refusal{Kind: door.Unavailable, RetryAfter: time.Second, Message: "the process stops before the stream has taken the samples"}
