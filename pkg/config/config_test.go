@@ -135,6 +135,7 @@ func TestEverySettingOfTheBlockIsRead(t *testing.T) {
 		Streams: Streams{
 			Partitions: 32, Replicas: 3, Sync: Sync(2 * time.Second),
 			Frames:       Retention{MaxAge: 2 * day, MaxBytes: 100 * GiB},
+			Deltas:       Retention{MaxAge: day, MaxBytes: 2 * GiB},
 			Dictionaries: Retention{MaxAge: 5 * day, MaxBytes: 4 * GiB},
 			Rejected:     Retention{MaxAge: 7 * day, MaxBytes: MiB},
 		},

@@ -59,7 +59,7 @@ func TestErrorsOfKeys(t *testing.T) {
 		{"two letters swapped", "millrace:\n  strams: {}\n", "c.yml:2: millrace.strams: unknown key: did you mean streams:?"},
 		{"in another section", "millrace:\n  streams:\n    linger: 1s\n", "c.yml:3: millrace.streams.linger: unknown key: it belongs under millrace.scraper, millrace.ingest"},
 		{"in several sections", "millrace:\n  max_age: 1h\n", "c.yml:2: millrace.max_age: unknown key: it belongs under " +
-			"millrace.streams.frames, millrace.streams.dictionaries, millrace.streams.rejected"},
+			"millrace.streams.frames, millrace.streams.deltas, millrace.streams.dictionaries, millrace.streams.rejected"},
 		{"near miss elsewhere", "millrace:\n  lingr: 1s\n", "c.yml:2: millrace.lingr: unknown key: did you mean linger:? it belongs under millrace.scraper, millrace.ingest"},
 		{"Prometheus's section in the block", "millrace:\n  remote_write: []\n", "c.yml:2: millrace.remote_write: unknown key: it belongs at the top level of the file"},
 		{"unknown in the block", "millrace:\n  xyzzy: 1\n", "c.yml:2: millrace.xyzzy: unknown key: the keys here are nats, streams, fleet, scraper, ingest, writer"},
@@ -135,9 +135,12 @@ func TestErrorsOfBlockValues(t *testing.T) {
 		{"age beyond all", streams + "{frames: {max_age: 290y}}\n", "c.yml:2: millrace.streams.frames.max_age: is 290y: choose a duration from 1s to 10y"},
 		{"dictionaries pass first", streams + "{dictionaries: {max_age: 25h}}\n", "c.yml:2: millrace.streams.dictionaries.max_age: is 1d1h: " +
 			"dictionaries would pass before the frames that need them (1d): choose at least 2d (twice frames.max_age), or leave it out"},
+		{"dictionaries pass before deltas", streams + "{deltas: {max_age: 2d}, dictionaries: {max_age: 3d}}\n", "c.yml:2: millrace.streams.dictionaries.max_age: is 3d: " +
+			"dictionaries would pass before the deltas that need them (2d): choose at least 4d (twice deltas.max_age), or leave it out"},
+		{"no age of deltas", streams + "{deltas: {max_age: 10ms}}\n", "c.yml:2: millrace.streams.deltas.max_age: is 10ms: choose a duration from 1s to 10y"},
 		{"no bytes", streams + "{rejected: {max_bytes: 0}}\n", "c.yml:2: millrace.streams.rejected.max_bytes: is 0: choose a size from 1MiB to 1024PiB"},
-		{"storage", nats + "{embedded: {max_storage: 5GiB}}\n", "c.yml:2: millrace.nats.embedded.max_storage: is 5GiB, and the streams may hold 15GiB: " +
-			"raise it, lower the max_bytes of frames, dictionaries (they count twice) and rejected, or leave it out"},
+		{"storage", nats + "{embedded: {max_storage: 5GiB}}\n", "c.yml:2: millrace.nats.embedded.max_storage: is 5GiB, and the streams may hold 16GiB: " +
+			"raise it, lower the max_bytes of frames, deltas, dictionaries (they count twice) and rejected, or leave it out"},
 		{"pushes linger", ingest + "{linger: 21ms}}\n", "c.yml:1: millrace.ingest.linger: is 21ms: choose a duration from 0s to 20ms"},
 		{"no host:port", ingest + "{otlp: {http: {listen: '4318'}}}}\n",
 			`c.yml:1: millrace.ingest.otlp.http.listen: "4318" is no host:port: write an address such as 0.0.0.0:4318, or "" for no listener`},

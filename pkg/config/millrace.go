@@ -87,8 +87,11 @@ type Streams struct {
 	Sync Sync `yaml:"sync"`
 	// Frames is how long samples are kept for endpoints that do not take them. Default 24h, 10GiB.
 	Frames Retention `yaml:"frames"`
+	// Deltas is how long pushed points of delta temporality are kept while they wait to become cumulative. Default
+	// frames.max_age, 1GiB.
+	Deltas Retention `yaml:"deltas"`
 	// Dictionaries is how long series lists are kept, both as scraped and as relabelled for an endpoint; max_age must be
-	// at least twice frames.max_age. Default 3 times frames.max_age, 2GiB.
+	// at least twice frames.max_age and deltas.max_age. Default 3 times the greater of them, 2GiB.
 	Dictionaries Retention `yaml:"dictionaries"`
 	// Rejected is how long samples that an endpoint refused for good are kept. Default 168h, 1GiB.
 	Rejected Retention `yaml:"rejected"`
@@ -140,7 +143,7 @@ type Writer struct {
 const (
 	defaultPartitionsEmbedded = 4
 	defaultPartitionsCluster  = 16
-	defaultDictionaryAges     = 3 // dictionaries.max_age in frames.max_age
+	defaultDictionaryAges     = 3 // dictionaries.max_age in frames.max_age or deltas.max_age
 	leastDictionaryAges       = 2
 )
 
@@ -162,6 +165,7 @@ func baseMillrace() Millrace {
 			Replicas:     1,
 			Sync:         SyncAlways,
 			Frames:       Retention{MaxAge: model.Duration(24 * time.Hour), MaxBytes: 10 * GiB},
+			Deltas:       Retention{MaxBytes: GiB},
 			Dictionaries: Retention{MaxBytes: 2 * GiB},
 			Rejected:     Retention{MaxAge: model.Duration(168 * time.Hour), MaxBytes: GiB},
 		},
@@ -185,8 +189,11 @@ func (m *Millrace) fillDefaults() {
 			m.Streams.Partitions = defaultPartitionsEmbedded
 		}
 	}
+	if m.Streams.Deltas.MaxAge == 0 {
+		m.Streams.Deltas.MaxAge = m.Streams.Frames.MaxAge
+	}
 	if m.Streams.Dictionaries.MaxAge == 0 {
-		age := min(m.Streams.Frames.MaxAge, maxRetentionAge)
+		age := min(max(m.Streams.Frames.MaxAge, m.Streams.Deltas.MaxAge), maxRetentionAge)
 		m.Streams.Dictionaries.MaxAge = defaultDictionaryAges * age
 	}
 }

@@ -171,24 +171,30 @@ func (d *decoder) validateStreams(m *Millrace) {
 	for _, r := range []struct {
 		name string
 		Retention
-	}{{"frames", s.Frames}, {"dictionaries", s.Dictionaries}, {"rejected", s.Rejected}} {
+	}{{"frames", s.Frames}, {"deltas", s.Deltas}, {"dictionaries", s.Dictionaries}, {"rejected", s.Rejected}} {
 		most := maxRetentionAge
 		if r.name == "dictionaries" {
 			most *= defaultDictionaryAges
 		}
 		if r.MaxAge < model.Duration(time.Second) || r.MaxAge > most {
 			aged = false
-			// The dictionaries' unset age follows the frames': one error is enough.
-			if r.name != "dictionaries" || d.isSet(path+"dictionaries.max_age") {
+			// An unset age of the others follows the frames': one error is enough.
+			if follows := r.name == "dictionaries" || r.name == "deltas"; !follows || d.isSet(path+r.name+".max_age") {
 				d.fail(path+r.name+".max_age", "is "+r.MaxAge.String(), fmt.Sprintf("choose a duration from 1s to %s", most))
 			}
 		}
 		d.sizeBetween(path+r.name+".max_bytes", r.MaxBytes, MiB, maxByteSize)
 	}
-	if least := leastDictionaryAges * s.Frames.MaxAge; aged && s.Dictionaries.MaxAge < least {
-		d.fail(path+"dictionaries.max_age",
-			fmt.Sprintf("is %s: dictionaries would pass before the frames that need them (%s)", s.Dictionaries.MaxAge, s.Frames.MaxAge),
-			fmt.Sprintf("choose at least %s (twice frames.max_age), or leave it out", least))
+	for _, r := range []struct {
+		name string
+		age  model.Duration
+	}{{"frames", s.Frames.MaxAge}, {"deltas", s.Deltas.MaxAge}} {
+		if least := leastDictionaryAges * r.age; aged && s.Dictionaries.MaxAge < least {
+			d.fail(path+"dictionaries.max_age",
+				fmt.Sprintf("is %s: dictionaries would pass before the %s that need them (%s)", s.Dictionaries.MaxAge, r.name, r.age),
+				fmt.Sprintf("choose at least %s (twice %s.max_age), or leave it out", least, r.name))
+			break
+		}
 	}
 	d.validateStorage(m)
 }
@@ -202,8 +208,8 @@ func (d *decoder) validateStorage(m *Millrace) {
 	}
 	s := &m.Streams
 	// Dictionaries are held twice: as scraped and as relabelled.
-	if need := s.Frames.MaxBytes + 2*s.Dictionaries.MaxBytes + s.Rejected.MaxBytes; limit < need {
+	if need := s.Frames.MaxBytes + s.Deltas.MaxBytes + 2*s.Dictionaries.MaxBytes + s.Rejected.MaxBytes; limit < need {
 		d.fail("millrace.nats.embedded.max_storage", fmt.Sprintf("is %s, and the streams may hold %s", limit, need),
-			"raise it, lower the max_bytes of frames, dictionaries (they count twice) and rejected, or leave it out")
+			"raise it, lower the max_bytes of frames, deltas, dictionaries (they count twice) and rejected, or leave it out")
 	}
 }

@@ -37,6 +37,7 @@ func TestSubjectsNameWhatTheyHold(t *testing.T) {
 		n.DictPartition(3):               "mill_1.dicts.3.*",
 		n.RelabelledPartition("prod", 3): "mill_1.relabelled.prod.3.*",
 		n.Frames(3):                      "mill_1.frames.3",
+		n.Deltas(3):                      "mill_1.deltas.3",
 		n.Ask(3):                         "mill_1.ask.relabel.3",
 		n.Rejected("prod"):               "mill_1.rejected.prod",
 		n.Dict(3, frame.DictID{}):        "mill_1.dicts.3.00000000000000000000000000000000",

@@ -221,7 +221,7 @@ func startServer(dir string, m *config.Millrace, log *slog.Logger) (*stream.Serv
 	s := m.Streams
 	storage := int64(m.NATS.Embedded.MaxStorage)
 	if storage == 0 {
-		storage = int64(s.Frames.MaxBytes+2*s.Dictionaries.MaxBytes+s.Rejected.MaxBytes) + 1<<30
+		storage = int64(s.Frames.MaxBytes+s.Deltas.MaxBytes+2*s.Dictionaries.MaxBytes+s.Rejected.MaxBytes) + 1<<30
 	}
 	return stream.StartServer(stream.ServerConfig{
 		Dir: dir, Listen: m.NATS.Embedded.Listen, SyncAlways: s.Sync.Always(), SyncInterval: s.Sync.Interval(),
@@ -288,7 +288,8 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 	}
 	layout := stream.Layout{
 		Partitions: m.Streams.Partitions, Replicas: m.Streams.Replicas,
-		LeaseTTL: time.Duration(m.Fleet.LeaseTTL), Frames: keep(m.Streams.Frames), Dicts: keep(m.Streams.Dictionaries), Rejected: keep(m.Streams.Rejected),
+		LeaseTTL: time.Duration(m.Fleet.LeaseTTL), Frames: keep(m.Streams.Frames), Deltas: keep(m.Streams.Deltas), Dicts: keep(m.Streams.Dictionaries),
+		Rejected: keep(m.Streams.Rejected),
 	}
 	for {
 		err := step(ctx, layout)

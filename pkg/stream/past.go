@@ -1,0 +1,98 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// pastWait is how long [Conn.Past] waits for a message before it asks whether there are any left.
+const pastWait = 5 * time.Second
+
+// Past calls f with the messages of a subject that were stored at since or later, in order, up to the newest there is when it begins. The data
+// belongs to f. Pending tells f how many follow. It ends with the first error of f.
+func (c *Conn) Past(ctx context.Context, stream, subject string, since time.Time, f func(Message) error) error {
+	// The leader answers, unlike a request for the last message, which may reach a server that lags behind.
+	info, err := c.streamInfo(ctx, stream)
+	if err != nil {
+		return err
+	}
+	oc, err := c.JS.OrderedConsumer(ctx, c.Stream(stream), jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{subject}, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
+		InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		return fmt.Errorf("reading %s since %s: %w", subject, since.UTC().Format(time.RFC3339), err)
+	}
+	if have := oc.CachedInfo(); have != nil && have.NumPending == 0 {
+		return nil
+	}
+	it, err := oc.Messages(jetstream.PullMaxMessages(16))
+	if err != nil {
+		return fmt.Errorf("reading %s since %s: %w", subject, since.UTC().Format(time.RFC3339), err)
+	}
+	messages, closing := make(chan delivery), make(chan struct{})
+	defer func() {
+		close(closing)
+		go it.Stop() // while the server is away, the client lets go only after some time
+	}()
+	go func() { // and it waits for messages as long, whatever a context says
+		for {
+			msg, err := it.Next()
+			select {
+			case messages <- delivery{msg, err}:
+			case <-closing:
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	for {
+		var d delivery
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case d = <-messages:
+		case <-time.After(pastWait):
+			if c.isEmpty(ctx, stream, subject) {
+				return nil // what was to come has passed with the stream's retention
+			}
+			continue
+		}
+		if d.err != nil {
+			return fmt.Errorf("reading %s: %w", subject, d.err)
+		}
+		meta, err := d.msg.Metadata()
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", subject, err)
+		}
+		if meta.Sequence.Stream > info.State.LastSeq {
+			return nil
+		}
+		msg := Message{
+			Subject: d.msg.Subject(), Header: d.msg.Headers(), Data: d.msg.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, Pending: meta.NumPending,
+		}
+		if err := f(msg); err != nil {
+			return err
+		}
+		if msg.Pending == 0 || msg.Seq == info.State.LastSeq {
+			return nil
+		}
+	}
+}
+
+// isEmpty reports whether the stream's leader knows of no message of the subject.
+func (c *Conn) isEmpty(ctx context.Context, stream, subject string) bool {
+	ctx, cancel := context.WithTimeout(ctx, pastWait)
+	defer cancel()
+	s, err := c.handle(ctx, stream)
+	if err != nil {
+		return false
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
+	return err == nil && info.State.Subjects[subject] == 0
+}
