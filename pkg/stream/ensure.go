@@ -30,6 +30,8 @@ type Layout struct {
 	LeaseTTL time.Duration
 	// Frames, Dicts and Rejected say how long messages are kept. Relabelled is kept like Dicts.
 	Frames, Dicts, Rejected Keep
+	// Deltas says how long delta values are kept.
+	Deltas Keep
 }
 
 // Keep bounds a stream. The oldest messages go first.
@@ -122,6 +124,7 @@ func (c *Conn) streams(l Layout) []jetstream.StreamConfig {
 		config(Dicts, l.Dicts, true, c.Prefix+".dicts.>"),
 		config(Relabelled, l.Dicts, true, c.Prefix+".relabelled.>"),
 		config(Frames, l.Frames, false, c.Prefix+".frames.*"),
+		config(Deltas, l.Deltas, false, c.Prefix+".deltas.*"),
 		config(Rejected, l.Rejected, false, c.Prefix+".rejected.>"),
 	}
 }
