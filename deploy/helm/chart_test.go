@@ -356,6 +356,9 @@ func checkConfig(t *testing.T, list []runtime.Object, want bool) {
 		if n := cfg.Millrace; n.NATS.URL != "nats://nats:4222" || n.Streams.Replicas != 3 {
 			t.Errorf("the configuration has NATS at %q with %d replicas", n.NATS.URL, n.Streams.Replicas)
 		}
+		if o := cfg.Millrace.Ingest.OTLP; o.GRPC.Listen != ":4317" || o.HTTP.Listen != ":4318" {
+			t.Errorf("OTLP is listened for on %q and %q, which the service does not lead to", o.GRPC.Listen, o.HTTP.Listen)
+		}
 	}
 }
 
