@@ -28,10 +28,8 @@ type Layout struct {
 	Replicas int
 	// LeaseTTL is how long an entry of Members lasts.
 	LeaseTTL time.Duration
-	// Frames, Dicts and Rejected say how long messages are kept. Relabelled is kept like Dicts.
-	Frames, Dicts, Rejected Keep
-	// Deltas says how long delta values are kept.
-	Deltas Keep
+	// Frames, Deltas, Dicts and Rejected say how long messages are kept. Relabelled is kept like Dicts.
+	Frames, Deltas, Dicts, Rejected Keep
 }
 
 // Keep bounds a stream. The oldest messages go first.
@@ -220,7 +218,7 @@ type State struct {
 // States returns the state of all streams.
 func (c *Conn) States(ctx context.Context) ([]State, error) {
 	var states []State
-	for _, name := range []string{Targets, Dicts, Relabelled, Frames, Rejected} {
+	for _, name := range []string{Targets, Dicts, Relabelled, Frames, Deltas, Rejected} {
 		s, err := c.JS.Stream(ctx, c.Stream(name))
 		if err != nil {
 			return nil, fmt.Errorf("looking up the stream %s: %w", c.Stream(name), err)

@@ -38,11 +38,12 @@ func TestEnsureIsIdempotent(t *testing.T) {
 func TestEnsureUpdatesLimits(t *testing.T) {
 	c := newConn(t)
 	l := testLayout
+	l.Deltas = Keep{2 * time.Hour, 4 << 20}
 	l.Frames, l.Dicts, l.Rejected = Keep{time.Hour, 1 << 20}, Keep{3 * time.Hour, 2 << 20}, Keep{time.Minute, 3 << 20}
 	if err := c.Ensure(t.Context(), l); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]Keep{Targets: {0, -1}, Frames: l.Frames, Dicts: l.Dicts, Relabelled: l.Dicts, Rejected: l.Rejected} {
+	for name, want := range map[string]Keep{Targets: {0, -1}, Frames: l.Frames, Deltas: l.Deltas, Dicts: l.Dicts, Relabelled: l.Dicts, Rejected: l.Rejected} {
 		cfg := streamConfigs(t, c)[c.Stream(name)]
 		if got := (Keep{cfg.MaxAge, cfg.MaxBytes}); got != want {
 			t.Errorf("%s keeps %+v, want %+v", name, got, want)

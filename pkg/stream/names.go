@@ -91,7 +91,7 @@ func (n Names) RelabelledPartition(endpoint string, partition int) string {
 // Frames returns the subject of a partition's batches: "millrace.frames.3".
 func (n Names) Frames(partition int) string { return fmt.Sprintf("%s.frames.%d", n.Prefix, partition) }
 
-// Deltas returns the subject of a partition's batches of delta values: "millrace.deltas.3".
+// Deltas returns the subject of a partition's batches of delta values, which wait to become cumulative: "millrace.deltas.3".
 func (n Names) Deltas(partition int) string { return fmt.Sprintf("%s.deltas.%d", n.Prefix, partition) }
 
 // Ask returns the subject on which a writer asks for a dictionary of a partition to be relabelled again. It is not stored.
