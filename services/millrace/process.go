@@ -204,8 +204,8 @@ func (p *process) serve(ctx context.Context) error {
 	return endOr(ctx, err)
 }
 
-// outlive runs a beside the services, whose end does not end it: end does, and waits for it; it may be called again. Where a fails, stop is called.
-func outlive(ctx context.Context, stop context.CancelCauseFunc, a actor.Actor) (end func()) {
+// outlive runs a beside the services, whose end does not end it. The function that it returns does, and waits for that; it may be called again. Where a fails, stop is called.
+func outlive(ctx context.Context, stop context.CancelCauseFunc, a actor.Actor) func() {
 	living, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
 	go func() {
