@@ -219,6 +219,8 @@ func TestStoppingWhileTheStreamIsAwayDropsWhatIsHeld(t *testing.T) {
 	stop := r.run()
 	r.offer(0, r.named("first", r.unit(1, 10)))
 	r.expect("first")
+	r.offer(1, r.named("so that the other knows how the stream goes on", &Unit{}))
+	r.expect("so that the other knows how the stream goes on")
 	if err := conn.JS.DeleteStream(t.Context(), conn.Stream(stream.Frames)); err != nil {
 		t.Fatal(err)
 	}

@@ -72,6 +72,8 @@ func TestWhatComesDuringAPublishGoesTogether(t *testing.T) {
 	r.offer(0, r.named("first", r.unit(0, 10)))
 	r.run()
 	r.expect("first")
+	r.offer(1, r.named("so that the other knows how the stream goes on", &Unit{}))
+	r.expect("so that the other knows how the stream goes on")
 	if err := conn.JS.DeleteStream(t.Context(), conn.Stream(stream.Frames)); err != nil {
 		t.Fatal(err)
 	}
