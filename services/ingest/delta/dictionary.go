@@ -46,9 +46,9 @@ func (p *partition) dictionary(ctx context.Context, s *frame.Section, at int64) 
 		if err != nil {
 			return nil, err
 		}
-		if p.known += len(d.keys); p.known > max(leastKnown, 4*len(p.sums.byKey)) || len(p.dicts) >= leastKnown {
+		if p.listed += len(d.keys); p.listed > max(leastKnown, 4*len(p.sums.byKey)) || len(p.dicts) >= leastKnown {
 			clear(p.dicts) // they are learned again as they are met
-			p.known = len(d.keys)
+			p.listed = len(d.keys)
 		}
 		p.dicts[s.Dict] = d
 	}
@@ -136,7 +136,7 @@ func (p *partition) prolong(ctx context.Context, msg stream.Message) error {
 func (p *partition) forget(at int64) {
 	for id, d := range p.dicts {
 		if at-d.used > p.sums.maxStale {
-			p.known -= len(d.keys)
+			p.listed -= len(d.keys)
 			delete(p.dicts, id)
 		}
 	}

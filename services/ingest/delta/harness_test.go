@@ -288,9 +288,9 @@ func (r *river) points(dicts map[frame.DictID]*frame.Dictionary, partition int, 
 		for _, h := range s.Histograms {
 			p := point{series: d.Series[h.Index].Labels.Get("__name__"), t: h.Time, start: h.Start}
 			if h.Int != nil {
-				p.hist = "int " + h.Int.String()
+				p.hist = "int " + h.Int.Copy().Compact(0).String()
 			} else {
-				p.hist = "float " + h.Float.String()
+				p.hist = "float " + h.Float.Copy().Compact(0).String()
 			}
 			points = append(points, p)
 		}

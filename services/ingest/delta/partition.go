@@ -24,7 +24,7 @@ type partition struct {
 	mb     *stream.Mailbox
 	sums   *sums
 	dicts  map[frame.DictID]*dictionary
-	known  int  // series of dicts
+	listed int  // series of dicts
 	done   step // the last that FRAMES tells of
 	buf    []byte
 	in     frame.Frame
@@ -36,11 +36,13 @@ type partition struct {
 	batch frame.BatchWriter
 	steps []step
 
+	first *stream.Message // read before its turn
+
 	marks   map[uint64]uint64 // points of the partition by who published them, up to the last message read
 	moved   map[uint64]uint64 // those of marks that the position does not have yet
 	mark    uint64            // the same for the only publisher
 	since   time.Time         // when the position was made
-	first   bool              // mark is known
+	known   bool              // mark is known
 	pending uint64            // messages behind the last one read
 
 	// What others read.
@@ -72,10 +74,10 @@ func (p *partition) Serve(ctx context.Context) error {
 	}
 	defer mb.Close()
 	p.mb = mb
-	p.sums, p.dicts, p.known = newSums(p.svc.cfg.MaxStale.Milliseconds(), p.svc.budget), map[frame.DictID]*dictionary{}, 0
-	p.batch, p.steps, p.done = frame.BatchWriter{}, nil, step{}
+	p.sums, p.dicts, p.listed = newSums(p.svc.cfg.MaxStale.Milliseconds(), p.svc.budget), map[frame.DictID]*dictionary{}, 0
+	p.batch, p.steps, p.done, p.first = frame.BatchWriter{}, nil, step{}, nil
 	pos := mb.Position()
-	p.mark, p.first = pos.Mark, pos.Mark != 0 || pos.Seq == 0
+	p.mark, p.known = pos.Mark, pos.Mark != 0 || pos.Seq == 0
 	p.marks, p.since = mb.Marks()
 	p.moved = map[uint64]uint64{}
 	defer func() {
@@ -83,8 +85,7 @@ func (p *partition) Serve(ctx context.Context) error {
 		p.dicts = nil
 		p.series.Store(0)
 	}()
-	p.look(ctx)
-	if err := p.recover(ctx, pos.Seq); err != nil {
+	if err := p.recover(ctx); err != nil {
 		return p.ended(fmt.Errorf("reading back the sums of partition %d: %w", p.number, err))
 	}
 	return p.ended(p.follow(ctx))
@@ -99,16 +100,16 @@ func (p *partition) ended(err error) error {
 }
 
 // look asks how many messages wait.
-func (p *partition) look(ctx context.Context) bool {
+func (p *partition) look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	behind, err := p.mb.Pending(ctx)
 	if err != nil {
-		return false
+		return err
 	}
 	p.pending = behind
 	p.behind.Store(behind)
-	return true
+	return nil
 }
 
 // follow makes messages cumulative as they come. Where many wait, several make one.
@@ -143,6 +144,10 @@ func (p *partition) follow(ctx context.Context) error {
 
 // next waits for the next message; late means that what is gathered does not wait for it any longer.
 func (p *partition) next(ctx context.Context) (msg stream.Message, late bool, err error) {
+	if p.first != nil {
+		msg, p.first = *p.first, nil
+		return msg, false, nil
+	}
 	for {
 		patience := idleTime
 		if len(p.steps) > 0 {
@@ -164,7 +169,7 @@ func (p *partition) next(ctx context.Context) (msg stream.Message, late bool, er
 
 // idle sweeps where no message has come for a while. If none waits, the next one will be stored later than now.
 func (p *partition) idle(ctx context.Context) {
-	if p.look(ctx) && p.pending == 0 {
+	if p.look(ctx) == nil && p.pending == 0 {
 		p.sweep(time.Now().Add(-clockMargin).UnixMilli())
 	}
 }
@@ -279,7 +284,7 @@ func (p *partition) pass(msg stream.Message) error {
 // count finds what the stream has dropped before it was read.
 func (p *partition) count(msg stream.Message, h frame.Header) {
 	publisher, began := stream.PublisherOf(msg.Header)
-	before, known := p.mark, p.first
+	before, known := p.mark, p.known
 	if publisher != 0 {
 		// One that began after the position was made has published nothing before its first message.
 		if before, known = p.marks[publisher]; !known {
@@ -292,7 +297,7 @@ func (p *partition) count(msg stream.Message, h frame.Header) {
 			"points", h.First-before, "remedy", "raise max_age or max_bytes of millrace.streams.deltas")
 	}
 	if publisher == 0 {
-		p.mark, p.first = h.First+uint64(h.Samples), true
+		p.mark, p.known = h.First+uint64(h.Samples), true
 		return
 	}
 	p.marks[publisher] = h.First + uint64(h.Samples)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/prometheus/model/value"
 
 	"github.com/millrace/millrace/pkg/frame"
@@ -16,18 +15,13 @@ import (
 // clockMargin is how far the clocks of this process and of NATS servers may be apart.
 const clockMargin = time.Minute
 
-// recover reads back the sums as of the last message of DELTAS that FRAMES tells of. position is that of the mailbox. What a former owner publishes while this reads, it makes of the
+// recover reads back the sums as of the last message of DELTAS that FRAMES tells of. What a former owner publishes while this reads, it makes of the
 // same messages that this process is about to read.
-func (p *partition) recover(ctx context.Context, position uint64) error {
+func (p *partition) recover(ctx context.Context) error {
 	began, conn := time.Now(), p.svc.cfg.Conn
 	p.setWaiting("reading back the sums")
-	// Messages that have waited expire series by their own time, not by what time it is now.
-	next := began
-	msg, err := conn.Next(ctx, stream.Deltas, conn.Deltas(p.number), position+1)
-	switch {
-	case err == nil && msg.Time.Before(next):
-		next = msg.Time
-	case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound):
+	next, err := p.peek(ctx)
+	if err != nil {
 		return err
 	}
 	since := next.Add(-p.svc.cfg.MaxStale - clockMargin)
@@ -61,6 +55,37 @@ func (p *partition) recover(ctx context.Context, position uint64) error {
 	p.log.Info("The sums have been read back", "since", since.UTC(), "messages", messages, "of_deltas", applied, "unreadable", failed, "series", len(p.sums.byKey),
 		"up_to", p.done.seq, "took", time.Since(began).Round(time.Millisecond))
 	return nil
+}
+
+// peekTime is how long the first message may take to come that JetStream says is there.
+const peekTime = 5 * time.Second
+
+// peek returns the time of the first message of DELTAS that is not handled, which it keeps for later, or the present time where there is none. Messages that have waited expire
+// series by their own time, not by what time it is now.
+func (p *partition) peek(ctx context.Context) (time.Time, error) {
+	for {
+		asked := time.Now()
+		if err := p.look(ctx); err != nil {
+			return time.Time{}, err
+		}
+		if p.pending == 0 {
+			return asked, nil
+		}
+		wait, cancel := context.WithTimeout(ctx, peekTime)
+		msg, err := p.mb.Next(wait)
+		late := wait.Err() != nil && ctx.Err() == nil
+		cancel()
+		switch {
+		case err == nil && msg.Time.Before(asked):
+			p.first = &msg
+			return msg.Time, nil
+		case err == nil:
+			p.first = &msg
+			return asked, nil
+		case !late:
+			return time.Time{}, err
+		}
+	}
 }
 
 // apply takes the values of a message of FRAMES as the sums, unless an earlier one tells of the same messages of DELTAS.
