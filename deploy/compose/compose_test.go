@@ -12,18 +12,21 @@ import (
 
 // fleetSizes are the containers of each service that docker-compose.yml has.
 var fleetSizes = map[string]int{
-	"nats-1": 1, "nats-2": 1, "nats-3": 1, "discovery": 2, "scraper": 2, "relabel": 2, "writer": 2, "targets": 1, "receiver": 1, "prometheus": 1,
+	"nats-1": 1, "nats-2": 1, "nats-3": 1, "discovery": 2, "scraper": 2, "ingest": 2, "relabel": 2, "writer": 2, "targets": 1, "receiver": 1, "prometheus": 1,
 }
 
 var errNone = errors.New("none yet")
 
 // TestFleetInContainers runs docker-compose.yml as it is, until samples of all targets and of all processes of the fleet are at the Prometheus; then it scales
-// the scrapers, cuts a NATS node off, and kills and pauses a process of each service.
+// the scrapers, cuts a NATS node off, and kills and pauses a process of each service. All the while applications push.
 func TestFleetInContainers(t *testing.T) {
 	s := up(t)
 	for service, n := range fleetSizes {
 		s.eventually(service+" is healthy", s.healthy(service, n))
 	}
+	pushed := s.startPushers()
+	pushed.more("by the healthy fleet")
+	s.pushFuture()
 	s.eventually("all demo targets are at the Prometheus", s.is(`count(up{job="node",site="compose"} == 1)`, 8))
 	s.eventually("all processes are at the Prometheus", s.is(`count(up{job="millrace"} == 1)`, 8))
 	s.eventually("all metrics of the dashboards are at the Prometheus", func() error {
@@ -44,6 +47,7 @@ func TestFleetInContainers(t *testing.T) {
 	node := s.containers("nats-2")[0]
 	s.cut(node)
 	s.moreSamples("without a NATS node")
+	pushed.more("without a NATS node")
 	s.heal(node, "nats-2")
 	s.eventually("the NATS node is healthy again", s.healthy("nats-2", 1))
 	s.moreSamples("with all NATS nodes")
@@ -53,15 +57,18 @@ func TestFleetInContainers(t *testing.T) {
 		container := s.containers(service)[0]
 		s.kill(container, "KILL")
 		s.moreSamples("without one " + service)
+		pushed.more("without one " + service)
 		s.start(container)
 		s.eventually(service+" is healthy again", s.healthy(service, 2))
 		container = s.containers(service)[1]
 		s.pause(container)
 		s.moreSamples("while one " + service + " is paused")
+		pushed.more("while one " + service + " is paused")
 		s.unpause(container)
 		s.eventually(service+" is healthy again", s.healthy(service, 2))
 	}
 	s.moreSamples("in the end")
+	pushed.verify()
 	s.verify(false) // a scrape that is under way when its scraper is killed is not taken, which counts as lost
 	s.eventually("all demo targets are up", s.is(`count(up{job="node"} == 1)`, 8))
 

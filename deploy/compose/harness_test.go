@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -245,6 +246,17 @@ func (s *stack) vector(expr, label string) (map[string]float64, error) {
 		values[r.Metric[label]] = v
 	}
 	return values, nil
+}
+
+// are is content when an expression has these values and no others, by a label that tells them apart.
+func (s *stack) are(expr, label string, want map[string]float64) func() error {
+	return func() error {
+		got, err := s.vector(expr, label)
+		if err == nil && !maps.Equal(got, want) {
+			err = fmt.Errorf("%s is %v, want %v", expr, got, want)
+		}
+		return err
+	}
 }
 
 // query asks the Prometheus for the value of an expression that has one. Without any samples it is 0.

@@ -20,7 +20,7 @@ import (
 )
 
 // users are the NATS users, each of which runs the service of its name.
-var users = []string{"discovery", "scraper", "relabel", "writer"}
+var users = []string{"discovery", "scraper", "ingest", "relabel", "writer"}
 
 var (
 	names  = stream.Names{Prefix: "millrace"}
@@ -244,6 +244,14 @@ func TestServicesMayDoTheirWork(t *testing.T) {
 	do("scraper", "look for a dictionary", last(stream.Dicts, names.Dict(1, dict)))
 	do("scraper", "publish frames", publish(names.Frames(1)))
 	do("scraper", "store what it knows of sources", func(u user) error { return leaseAndFollow(u, stream.Sources, "17.0000000000000001") })
+	do("ingest", "publish a dictionary", publish(names.Dict(0, dict)))
+	do("ingest", "look for a dictionary", last(stream.Dicts, names.Dict(0, dict)))
+	do("ingest", "publish frames", publish(names.Frames(0)))
+	do("ingest", "look where a partition ends", last(stream.Frames, names.Frames(0)))
+	do("ingest", "look where a partition begins", func(u user) error { _, err := u.Next(ctx, stream.Frames, names.Frames(0), 1); return err })
+	do("ingest", "read the sums that it has published", read(stream.Frames, names.Frames(0)))
+	do("ingest", "publish delta values", publish(names.Deltas(0)))
+	do("ingest", "read delta values", mailbox(stream.Deltas, "delta.0", names.Deltas(0)))
 	do("relabel", "read dictionaries", mailbox(stream.Dicts, "relabel.1", names.DictPartition(1)))
 	do("relabel", "get a dictionary", last(stream.Dicts, names.Dict(1, dict)))
 	do("relabel", "publish relabelled dictionaries", publish(names.Relabelled("e", 1, dict)))
@@ -333,20 +341,27 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 	all := fleet(t)
 	owner := map[string][]string{ // who may publish
 		names.Target(3, 7):                                                         {"discovery"},
-		names.Dict(1, dict):                                                        {"scraper"},
-		names.Frames(1):                                                            {"scraper"},
+		names.Dict(1, dict):                                                        {"scraper", "ingest"},
+		names.Frames(1):                                                            {"scraper", "ingest"},
+		names.Deltas(1):                                                            {"ingest"},
 		names.Relabelled("e", 1, dict):                                             {"relabel"},
 		names.Rejected("e"):                                                        {"writer"},
 		names.Ask(1):                                                               {"writer"},
 		"$KV.millrace_leases.discovery.0":                                          {"discovery"},
 		"$KV.millrace_leases.scraper.200":                                          {"scraper"},
+		"$KV.millrace_leases.ingest.3":                                             {"ingest"},
 		"$KV.millrace_leases.relabel.3":                                            {"relabel"},
 		"$KV.millrace_leases.writer.3":                                             {"writer"},
 		"$KV.millrace_positions.relabel.1":                                         {"relabel"},
 		"$KV.millrace_positions.writer.e.1":                                        {"writer"},
+		"$KV.millrace_positions.delta.1":                                           {"ingest"},
+		"$KV.millrace_positions.published.1":                                       nil,
+		"$KV.millrace_sources.17.0000000000000001":                                 {"scraper"},
 		"$JS.API.STREAM.CREATE.millrace_FRAMES":                                    {"discovery"},
 		"$JS.API.STREAM.UPDATE.millrace_FRAMES":                                    {"discovery"},
 		"$JS.API.STREAM.UPDATE.KV_millrace_leases":                                 {"discovery"},
+		"$JS.API.STREAM.CREATE.millrace_DELTAS":                                    {"discovery"},
+		"$JS.API.STREAM.UPDATE.millrace_DELTAS":                                    {"discovery"},
 		"$JS.API.STREAM.CREATE.millrace_OTHER":                                     nil,
 		"$JS.API.STREAM.NAMES":                                                     nil,
 		"$JS.API.STREAM.LIST":                                                      nil,
@@ -354,6 +369,8 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"$JS.API.STREAM.PURGE.millrace_FRAMES":                                     nil,
 		"$JS.API.STREAM.DELETE.millrace_FRAMES":                                    nil,
 		"$JS.API.STREAM.DELETE.KV_millrace_leases":                                 nil,
+		"$JS.API.STREAM.PURGE.millrace_DELTAS":                                     nil,
+		"$JS.API.STREAM.DELETE.millrace_DELTAS":                                    nil,
 		"$JS.API.STREAM.MSG.DELETE.millrace_FRAMES":                                nil,
 		"$JS.API.STREAM.MSG.GET.millrace_FRAMES":                                   nil,
 		"$JS.API.STREAM.MSG.GET.millrace_REJECTED":                                 nil,
@@ -362,20 +379,29 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"$JS.API.STREAM.LEADER.STEPDOWN.millrace_FRAMES":                           nil,
 		"$JS.API.DIRECT.GET.millrace_REJECTED":                                     nil,
 		"$JS.API.DIRECT.GET.millrace_REJECTED." + names.Rejected("e"):              nil,
-		"$JS.API.DIRECT.GET.millrace_FRAMES":                                       {"writer"},
+		"$JS.API.DIRECT.GET.millrace_FRAMES":                                       {"ingest", "writer"},
 		"$JS.API.STREAM.UPDATE.millrace_OTHER":                                     nil,
-		"$JS.API.DIRECT.GET.millrace_FRAMES." + names.Frames(1):                    {"writer"},
+		"$JS.API.DIRECT.GET.millrace_FRAMES." + names.Frames(1):                    {"ingest", "writer"},
 		"$JS.API.DIRECT.GET.millrace_DICTS":                                        nil,
+		"$JS.API.DIRECT.GET.millrace_DELTAS":                                       nil,
+		"$JS.API.DIRECT.GET.millrace_DICTS." + names.Dict(1, dict):                 {"scraper", "ingest", "relabel", "writer"},
+		"$JS.API.DIRECT.GET.KV_millrace_positions.$KV.millrace_positions.delta.1":  {"ingest"},
+		"$JS.API.DIRECT.GET.KV_millrace_sources.$KV.millrace_sources.17.1":         {"scraper"},
 		"$JS.API.DIRECT.GET.millrace_RELABELLED." + names.Relabelled("e", 1, dict): {"writer"},
-		"$JS.API.CONSUMER.CREATE.millrace_FRAMES.c." + names.Frames(1):             {"writer"},
+		"$JS.API.CONSUMER.CREATE.millrace_FRAMES.c." + names.Frames(1):             {"ingest", "writer"},
 		"$JS.API.CONSUMER.CREATE.millrace_FRAMES.c":                                nil,
 		"$JS.API.CONSUMER.CREATE.millrace_FRAMES":                                  nil,
 		"$JS.API.CONSUMER.DURABLE.CREATE.millrace_FRAMES.c":                        nil,
 		"$JS.API.CONSUMER.CREATE.millrace_DICTS.c." + names.DictPartition(1):       {"relabel"},
 		"$JS.API.CONSUMER.CREATE.millrace_REJECTED.c." + names.Rejected("e"):       nil,
+		"$JS.API.CONSUMER.CREATE.millrace_DELTAS.c." + names.Deltas(1):             {"ingest"},
+		"$JS.API.CONSUMER.CREATE.millrace_DELTAS.c":                                nil,
+		"$JS.API.CONSUMER.CREATE.millrace_DELTAS":                                  nil,
+		"$JS.API.CONSUMER.CREATE.millrace_TARGETS.c." + names.AllTargets():         {"discovery", "scraper"},
+		"$JS.API.CONSUMER.MSG.NEXT.millrace_DELTAS.c":                              {"ingest"},
 		"$JS.API.CONSUMER.NAMES.millrace_FRAMES":                                   nil,
 		"$JS.API.CONSUMER.LIST.millrace_TARGETS":                                   nil,
-		"$JS.API.CONSUMER.MSG.NEXT.millrace_FRAMES.c":                              {"writer"},
+		"$JS.API.CONSUMER.MSG.NEXT.millrace_FRAMES.c":                              {"ingest", "writer"},
 		"$JS.API.ACCOUNT.PURGE.MILLRACE":                                           nil,
 		"$SYS.REQ.SERVER.PING":                                                     nil,
 		"_INBOX.millrace.writer.x":                                                 nil,
@@ -393,6 +419,7 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"millrace.>":                     nil,
 		"*.*.*":                          nil,
 		names.Frames(1):                  nil,
+		names.Deltas(1):                  nil,
 		names.Target(3, 7):               nil,
 		names.Rejected("e"):              nil,
 		names.Dict(1, dict):              nil,
@@ -404,6 +431,7 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"_INBOX.*":                       nil,
 		names.Inbox("discovery") + ".>":  {"discovery"},
 		names.Inbox("scraper") + ".>":    {"scraper"},
+		names.Inbox("ingest") + ".>":     {"ingest"},
 		names.Inbox("relabel") + ".>":    {"relabel"},
 		names.Inbox("writer") + ".a.b.c": {"writer"},
 		"$SYS.>":                         nil,
@@ -423,6 +451,7 @@ func TestNoServiceRemovesLeasesOfAnother(t *testing.T) {
 	ctx := t.Context()
 	for _, bucket := range []struct{ name, writers, by, others string }{
 		{stream.Leases, "writer.1", "scraper", "scraper.1"}, {"positions", "writer.e.1", "relabel", "relabel.1"},
+		{stream.Leases, "writer.2", "ingest", "ingest.1"}, {"positions", "writer.e.2", "ingest", "delta.1"},
 	} {
 		kv, err := all["writer"].JS.KeyValue(ctx, names.Bucket(bucket.name))
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,7 +39,10 @@ const (
 	header = "# What the chart in ../helm/millrace renders with its default values, in the namespace millrace. Made by: go test ./deploy/helm -update\n"
 )
 
-var services = []string{"discovery", "scraper", "relabel", "writer"}
+var services = []string{"discovery", "scraper", "ingest", "relabel", "writer"}
+
+// scaled are the services that the chart scales by their CPU.
+var scaled = []string{"scraper", "ingest"}
 
 // helm runs helm, which .ci/helm builds. Where it is missing the test is skipped, but fails in CI.
 func helm(t *testing.T, args ...string) (string, error) {
@@ -134,25 +138,31 @@ func TestChart(t *testing.T) {
 		name, release string
 		settings      []string
 		args          []string // of each container, SERVICE for the service
-		autoscaled    bool
+		autoscaled    []string
 		configMap     bool
 	}{
-		{"default", "millrace", nil, nil, true, true},
+		{"default", "millrace", nil, nil, scaled, true},
 		{"password and TLS", "metrics", []string{"nats.auth.secret=users", "nats.tls.secret=ca"},
-			[]string{"--nats.user=SERVICE", "--nats.password-file=/etc/nats-auth/auth", "--nats.tls.ca-file=/etc/nats-tls/ca.crt"}, true, true},
+			[]string{"--nats.user=SERVICE", "--nats.password-file=/etc/nats-auth/auth", "--nats.tls.ca-file=/etc/nats-tls/ca.crt"}, scaled, true},
 		{"credentials and mutual TLS", "metrics", []string{"nats.auth.secret=users", "nats.auth.kind=creds", "nats.tls.secret=ca", "nats.tls.clientCertificate=true"},
-			[]string{"--nats.creds=/etc/nats-auth/auth", "--nats.tls.cert-file=/etc/nats-tls/tls.crt", "--nats.tls.key-file=/etc/nats-tls/tls.key"}, true, true},
-		{"NKey", "metrics", []string{"nats.auth.secret=users", "nats.auth.kind=nkey"}, []string{"--nats.nkey-seed-file=/etc/nats-auth/auth"}, true, true},
-		{"fixed size", "metrics", []string{"scraper.autoscaling.enabled=false", "scraper.replicas=5", "podDisruptionBudget.enabled=false", "rbac.create=false"}, nil, false, true},
-		{"configuration from a secret", "metrics", []string{"configSecret=mine"}, nil, true, false},
+			[]string{"--nats.creds=/etc/nats-auth/auth", "--nats.tls.cert-file=/etc/nats-tls/tls.crt", "--nats.tls.key-file=/etc/nats-tls/tls.key"}, scaled, true},
+		{"NKey", "metrics", []string{"nats.auth.secret=users", "nats.auth.kind=nkey"}, []string{"--nats.nkey-seed-file=/etc/nats-auth/auth"}, scaled, true},
+		{"fixed size", "metrics", []string{"scraper.autoscaling.enabled=false", "scraper.replicas=5", "podDisruptionBudget.enabled=false", "rbac.create=false"}, nil, []string{"ingest"}, true},
+		{"ingest of fixed size", "metrics", []string{"ingest.autoscaling.enabled=false", "ingest.replicas=3", "ingest.service.type=LoadBalancer", "ingest.service.annotations.a=b"}, nil, []string{"scraper"}, true},
+		{"without ingest", "metrics", []string{"ingest.enabled=false"}, nil, []string{"scraper"}, true},
+		{"configuration from a secret", "metrics", []string{"configSecret=mine"}, nil, scaled, false},
 		{"everything else", "metrics", []string{
 			"image.tag=v9", "imagePullSecrets[0].name=pull", "priorityClassName=high", "nodeSelector.disk=fast", "tolerations[0].operator=Exists", "writer.annotations.a=b",
 			"extraVolumes[0].name=x", "extraVolumes[0].secret.secretName=x", "extraVolumeMounts[0].name=x", "extraVolumeMounts[0].mountPath=/x",
 			"serviceAccount.annotations.a=b", "scrapeItself=false", "logLevel=debug", "config.millrace.streams.partitions=32", "config.millrace.nats.prefix=other",
-		}, []string{"--log.level=debug"}, true, true},
+		}, []string{"--log.level=debug"}, scaled, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			list := objects(t, render(t, c.release, c.settings...))
+			services := services
+			if slices.Contains(c.settings, "ingest.enabled=false") {
+				services = slices.DeleteFunc(slices.Clone(services), func(s string) bool { return s == "ingest" })
+			}
 			deployments := find[*appsv1.Deployment](list)
 			if len(deployments) != len(services) {
 				t.Fatalf("%d deployments, want %d", len(deployments), len(services))
@@ -167,6 +177,7 @@ func TestChart(t *testing.T) {
 					}
 				}
 			}
+			checkIngest(t, list, slices.Contains(c.settings, "ingest.service.type=LoadBalancer"))
 			checkAutoscaler(t, list, c.autoscaled)
 			checkConfig(t, list, c.configMap)
 			checkRoles(t, list)
@@ -219,7 +230,7 @@ func checkDeployment(t *testing.T, list []runtime.Object, d *appsv1.Deployment, 
 	if !strings.HasSuffix(d.Name, "-"+service) || d.Namespace != "millrace" {
 		t.Errorf("deployment %s/%s is not that of %s", d.Namespace, d.Name, service)
 	}
-	if d.Spec.Replicas != nil && *d.Spec.Replicas < 2 || d.Spec.Replicas == nil && service != "scraper" {
+	if d.Spec.Replicas != nil && *d.Spec.Replicas < 2 || d.Spec.Replicas == nil && !slices.Contains(scaled, service) {
 		t.Errorf("%s has too few replicas", d.Name)
 	}
 	pod := d.Spec.Template
@@ -241,8 +252,13 @@ func checkDeployment(t *testing.T, list []runtime.Object, d *appsv1.Deployment, 
 	for _, s := range find[*corev1.Service](list) {
 		if s.Name == d.Name {
 			matches("the service", &metav1.LabelSelector{MatchLabels: s.Spec.Selector})
-			if s.Spec.Ports[0].TargetPort.String() != c.Ports[0].Name {
-				t.Errorf("service %s leads to port %s", s.Name, s.Spec.Ports[0].TargetPort.String())
+			if len(s.Spec.Ports) != len(c.Ports) {
+				t.Errorf("service %s has %d ports, its containers %d", s.Name, len(s.Spec.Ports), len(c.Ports))
+			}
+			for i, port := range s.Spec.Ports {
+				if port.TargetPort.String() != c.Ports[i].Name || port.Port != c.Ports[i].ContainerPort {
+					t.Errorf("port %d of service %s leads to port %s, which is %+v", port.Port, s.Name, port.TargetPort.String(), c.Ports[i])
+				}
 			}
 		}
 	}
@@ -275,15 +291,47 @@ func checkDeployment(t *testing.T, list []runtime.Object, d *appsv1.Deployment, 
 	}
 }
 
-func checkAutoscaler(t *testing.T, list []runtime.Object, want bool) {
+// checkIngest checks that the service which applications push to is there with its ports, where its deployment is, and that the receiver of remote_write is on.
+func checkIngest(t *testing.T, list []runtime.Object, outside bool) {
 	t.Helper()
-	scalers := find[*autoscalingv2.HorizontalPodAutoscaler](list)
-	if want != (len(scalers) == 1) {
-		t.Fatalf("%d autoscalers", len(scalers))
+	for _, d := range find[*appsv1.Deployment](list) {
+		if on := slices.Contains(d.Spec.Template.Spec.Containers[0].Args, "--web.enable-remote-write-receiver"); on != strings.HasSuffix(d.Name, "-ingest") {
+			t.Errorf("%s receives remote_write: %t", d.Name, on)
+		}
+	}
+	for _, s := range find[*corev1.Service](list) {
+		want := map[string]int32{"http": 9474}
+		kind, annotations := corev1.ServiceType(""), 0
+		if strings.HasSuffix(s.Name, "-ingest") {
+			want["otlp-grpc"], want["otlp-http"] = 4317, 4318
+			if kind = corev1.ServiceTypeClusterIP; outside {
+				kind, annotations = corev1.ServiceTypeLoadBalancer, 1
+			}
+		}
+		ports := map[string]int32{}
+		for _, p := range s.Spec.Ports {
+			ports[p.Name] = p.Port
+		}
+		if !maps.Equal(ports, want) || s.Spec.Type != kind || len(s.Annotations) != annotations {
+			t.Errorf("service %s has the ports %v, the type %q and the annotations %v", s.Name, ports, s.Spec.Type, s.Annotations)
+		}
+	}
+}
+
+// checkAutoscaler checks that these services are scaled, and that nothing else sets their numbers of replicas.
+func checkAutoscaler(t *testing.T, list []runtime.Object, want []string) {
+	t.Helper()
+	var targets []string
+	for _, s := range find[*autoscalingv2.HorizontalPodAutoscaler](list) {
+		targets = append(targets, s.Spec.ScaleTargetRef.Name)
+	}
+	if len(targets) != len(want) {
+		t.Fatalf("autoscalers of %q, want those of %q", targets, want)
 	}
 	for _, d := range find[*appsv1.Deployment](list) {
-		if scaled := want && scalers[0].Spec.ScaleTargetRef.Name == d.Name; scaled != (d.Spec.Replicas == nil) || scaled && !strings.HasSuffix(d.Name, "-scraper") {
-			t.Errorf("%s is scaled: %t, and has a number of replicas: %t", d.Name, scaled, d.Spec.Replicas != nil)
+		is := slices.Contains(targets, d.Name)
+		if should := slices.Contains(want, d.Name[strings.LastIndexByte(d.Name, '-')+1:]); is != should || is != (d.Spec.Replicas == nil) {
+			t.Errorf("%s is scaled: %t, want %t, and has a number of replicas: %t", d.Name, is, should, d.Spec.Replicas != nil)
 		}
 	}
 }
@@ -307,6 +355,9 @@ func checkConfig(t *testing.T, list []runtime.Object, want bool) {
 		}
 		if n := cfg.Millrace; n.NATS.URL != "nats://nats:4222" || n.Streams.Replicas != 3 {
 			t.Errorf("the configuration has NATS at %q with %d replicas", n.NATS.URL, n.Streams.Replicas)
+		}
+		if o := cfg.Millrace.Ingest.OTLP; o.GRPC.Listen != ":4317" || o.HTTP.Listen != ":4318" {
+			t.Errorf("OTLP is listened for on %q and %q, which the service does not lead to", o.GRPC.Listen, o.HTTP.Listen)
 		}
 	}
 }

@@ -155,7 +155,7 @@ func TestAPIServerTakesTheChart(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("HELM_CACHE_HOME", t.TempDir())
-	for _, settings := range [][]string{nil, {"--set=nats.auth.secret=users", "--set=nats.tls.secret=ca", "--set=scraper.autoscaling.enabled=false"}} {
+	for _, settings := range [][]string{nil, {"--set=nats.auth.secret=users", "--set=nats.tls.secret=ca", "--set=scraper.autoscaling.enabled=false", "--set=ingest.service.type=LoadBalancer"}} {
 		out, err := helm(t, append([]string{
 			"upgrade", "--install", "millrace", "millrace", "--namespace=millrace", "--kube-apiserver=" + c.address, "--kube-ca-file=" + c.ca, "--kube-token=" + adminToken,
 		}, settings...)...)
@@ -184,6 +184,7 @@ func TestAPIServerTakesTheChart(t *testing.T) {
 		{"discovery", authorizationv1.ResourceAttributes{Verb: "create", Resource: "pods", Namespace: "millrace"}, false},
 		{"scraper", authorizationv1.ResourceAttributes{Verb: "get", Resource: "nodes", Subresource: "metrics"}, true},
 		{"scraper", authorizationv1.ResourceAttributes{Verb: "list", Resource: "pods"}, false},
+		{"ingest", authorizationv1.ResourceAttributes{Verb: "list", Resource: "pods"}, false},
 		{"writer", authorizationv1.ResourceAttributes{Verb: "list", Resource: "pods"}, false},
 	} {
 		r, err := c.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -51,6 +52,8 @@ type Config struct {
 	// Only one call runs at a time. Its context does not end when the client goes away, so that a reload is not left
 	// half done. Default: /-/reload does not exist.
 	Reload func(ctx context.Context) error
+	// RemoteWrite takes what is posted to /api/v1/write. Default: that path does not exist.
+	RemoteWrite http.Handler
 	// ConfigYAML returns the running configuration with its secrets already redacted. Default: empty.
 	ConfigYAML func() string
 	// Targets returns the targets being scraped, those that relabelling dropped, and how many were dropped per scrape

@@ -67,7 +67,7 @@ func (s *Server) Handler() http.Handler { return s.handler }
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, h http.Handler) {
-		_, path, _ := strings.Cut(pattern, " ")
+		path := pattern[strings.IndexByte(pattern, ' ')+1:] // without the method
 		mux.Handle(pattern, s.metrics.instrument(strings.TrimSuffix(path, "{$}"), h))
 	}
 	handle("GET /{$}", http.HandlerFunc(s.page))
@@ -80,6 +80,9 @@ func (s *Server) routes() http.Handler {
 		reload := http.NewCrossOriginProtection().Handler(http.HandlerFunc(s.reload))
 		handle("POST /-/reload", reload)
 		handle("PUT /-/reload", reload)
+	}
+	if s.cfg.RemoteWrite != nil {
+		handle("/api/v1/write", s.cfg.RemoteWrite) // it answers other methods itself
 	}
 	handle("GET /api/v1/targets", s.api(s.targets))
 	handle("GET /api/v1/status", s.api(s.status))

@@ -234,6 +234,7 @@ func flow(status Status, targets targetsView) []flowBox {
 	return []flowBox{
 		service(ServiceDiscovery),
 		service(ServiceScraper, up...),
+		service(ServiceIngest),
 		streamBox(status.Streams),
 		service(ServiceRelabel),
 		service(ServiceWriter),

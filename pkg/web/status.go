@@ -12,6 +12,7 @@ import (
 const (
 	ServiceDiscovery = "discovery"
 	ServiceScraper   = "scraper"
+	ServiceIngest    = "ingest"
 	ServiceRelabel   = "relabel"
 	ServiceWriter    = "writer"
 )

@@ -27,6 +27,7 @@ import (
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/config"
 	"github.com/millrace/millrace/pkg/fleet"
+	"github.com/millrace/millrace/pkg/publish"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/web"
 	"github.com/millrace/millrace/services/discovery"
@@ -53,11 +54,12 @@ type process struct {
 	cfg       atomic.Pointer[loaded]
 	rates     atomic.Pointer[rates]
 
-	fleet     *fleet.Fleet
-	discovery *discovery.Service
-	scraper   *scraper.Service
-	relabel   *relabel.Service
-	writer    *writer.Service
+	fleet      *fleet.Fleet
+	publishers *publish.Publishers // of frames; nil where no service makes any
+	discovery  *discovery.Service
+	scraper    *scraper.Service
+	relabel    *relabel.Service
+	writer     *writer.Service
 }
 
 // loaded is a configuration and when it came.
@@ -176,18 +178,15 @@ func (p *process) serve(ctx context.Context) error {
 	members := p.system.Detached("fleet")
 	p.fleet = p.newFleet(conn, &m)
 	members.Spawn("fleet", p.fleet)
-	living, leave := context.WithCancel(context.WithoutCancel(ctx))
-	left := make(chan struct{})
-	go func() {
-		defer close(left)
-		if err := members.Serve(living); err != nil {
-			stop(err)
-		}
-	}()
-	defer func() {
-		leave()
-		<-left
-	}()
+	leave := outlive(ctx, stop, members)
+	defer leave()
+	// What the services have made is published after they have ended, while the process is still a member.
+	publishAll := func() {}
+	if p.has("scraper") {
+		p.publishers = p.newPublishers(conn, &m)
+		publishAll = outlive(ctx, stop, p.publishers)
+		defer publishAll()
+	}
 	if err := p.startServices(ctx, conn, &m); err != nil {
 		return err
 	}
@@ -200,8 +199,25 @@ func (p *process) serve(ctx context.Context) error {
 	})
 	defer settled.Stop()
 	err = p.system.Serve(ctx)
+	publishAll()
 	p.log.Info("Stopped")
 	return endOr(ctx, err)
+}
+
+// outlive runs a beside the services, whose end does not end it. The function that it returns does, and waits for that; it may be called again. Where a fails, stop is called.
+func outlive(ctx context.Context, stop context.CancelCauseFunc, a actor.Actor) func() {
+	living, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := a.Serve(living); err != nil {
+			stop(err)
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
 }
 
 // endOr returns why ctx ended where that was a failure, nil where the user ended it, and err where it goes on.
@@ -320,6 +336,18 @@ func (p *process) newFleet(conn *stream.Conn, m *config.Millrace) *fleet.Fleet {
 	})
 }
 
+// newPublishers returns what publishes the frames of all services of this process, so that they share batches.
+func (p *process) newPublishers(conn *stream.Conn, m *config.Millrace) *publish.Publishers {
+	publisher := uint64(0)
+	if !m.NATS.IsEmbedded() {
+		publisher = stream.NewPublisher() // there may be others
+	}
+	return publish.New(publish.Config{
+		Conn: conn, Partitions: m.Streams.Partitions, Subject: conn.Frames, Stream: stream.Frames, Publisher: publisher, MaxBatchBytes: int(m.Scraper.MaxBatchBytes),
+		DictAge: time.Duration(m.Streams.Dictionaries.MaxAge), Name: "frames", Logger: p.log.With("component", "publisher"), Registerer: p.reg,
+	}, p.system)
+}
+
 // startServices makes the chosen services, gives them the configuration, and hands them to the supervisor.
 func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *config.Millrace) error {
 	parts := m.Streams.Partitions
@@ -331,12 +359,8 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 		}
 	}
 	if p.has("scraper") {
-		publisher := uint64(0)
-		if !m.NATS.IsEmbedded() {
-			publisher = stream.NewPublisher() // there may be others
-		}
 		p.scraper = scraper.New(scraper.Config{
-			Conn: conn, Partitions: parts, Publisher: publisher, Fleet: p.fleet, Linger: time.Duration(m.Scraper.Linger), MaxBatchBytes: int(m.Scraper.MaxBatchBytes),
+			Conn: conn, Partitions: parts, Publishers: p.publishers, Fleet: p.fleet, Linger: time.Duration(m.Scraper.Linger),
 			MaxPendingBytes: int64(m.Scraper.MaxPendingBytes), MaxBodyBytes: int64(m.Scraper.MaxBodyBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
 			StartTimestamps: m.Scraper.StartTimestamps, Logger: p.log.With("service", "scraper"), Registerer: p.reg,
 		}, p.system)

@@ -320,12 +320,14 @@ func (a *appender) commit() error {
 		return fmt.Errorf("source %016x: %w", s.id, err)
 	}
 	u := a.build(epoch)
-	samples, frames := float64(u.samples), float64(len(u.frames)) // the publisher owns u once it has taken it
-	if !svc.publishers[s.partition].offer(u) {
-		svc.metrics.droppedScrapes.Inc()
-		svc.metrics.droppedSamples.Add(samples)
-		return nil // said by the publisher, once in a while
+	samples, frames := float64(u.Samples), float64(len(u.Frames)) // the publisher owns u once it has taken it
+	if !svc.cfg.Publishers.Offer(s.partition, u) {
+		svc.dropped(samples)
+		svc.full.add()
+		svc.reportRefusals()
+		return nil
 	}
+	svc.reportRefusals()
 	a.commitState()
 	svc.metrics.samples.Add(samples)
 	svc.metrics.frames.Add(frames)

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/storage"
 
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/publish"
 )
 
 func TestSeriesKeepTheirNumbers(t *testing.T) {
@@ -150,7 +151,7 @@ func TestChangedMetadataMakesANewEntry(t *testing.T) {
 			t.Fatal(err)
 		}
 		u := r.unitOf(src)
-		_, dicts := u.decode(t)
+		_, dicts := decode(t, u)
 		for _, series := range dicts {
 			if want := (metadata.Metadata{Type: "gauge", Help: help}); len(series) != 1 || series[0].Metadata != want || series[0].Family != "x" {
 				t.Errorf("dictionary %+v, want the metadata %+v", series, want)
@@ -245,7 +246,7 @@ func TestExemplarsComeOnce(t *testing.T) {
 		if err := a.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		frames, _ := r.unitOf(src).decode(t)
+		frames, _ := decode(t, r.unitOf(src))
 		var got []exemplar.Exemplar
 		for _, x := range frames[0].Sections[0].Exemplars {
 			got = append(got, x.Exemplar)
@@ -290,7 +291,7 @@ func TestHistogramsAreCopiedAndSpreadOverFrames(t *testing.T) {
 	if err := a.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	frames, dicts := r.unitOf(src).decode(t)
+	frames, dicts := decode(t, r.unitOf(src))
 	var got []sample
 	for _, x := range samples(t, frames, dicts) {
 		if x.Histogram != nil {
@@ -334,9 +335,9 @@ func TestLargeHistogramsMakeSmallFrames(t *testing.T) {
 	if err := a.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range r.unitOf(src).frames {
-		if len(f.data) > 2*maxFrameBytes {
-			t.Errorf("a frame has %d bytes", len(f.data))
+	for _, f := range r.unitOf(src).Frames {
+		if len(f.Data) > 2*maxFrameBytes {
+			t.Errorf("a frame has %d bytes", len(f.Data))
 		}
 	}
 }
@@ -378,19 +379,19 @@ func TestADroppedScrapeLeavesNoTrace(t *testing.T) {
 	if n, m := r.value("millrace_scraper_dropped_scrapes_total"), r.value("millrace_scraper_dropped_samples_total"); n != 1 || m != 10 {
 		t.Errorf("counted as dropped: %v scrapes, %v samples", n, m)
 	}
-	if r.pending.Load() != 0 || r.publishers[r.sourceOf(target).partition].full.Load() != 1 {
-		t.Errorf("%d bytes are pending", r.pending.Load())
+	if r.budget.Pending() != 0 || !strings.Contains(r.log.String(), "Dropped whole scrapes") {
+		t.Errorf("%d bytes are pending", r.budget.Pending())
 	}
-	r.cfg.MaxPendingBytes = 1 << 20
+	r.budget = publish.NewBudget(1 << 20)
 	a := fill(1000) // even with the same timestamp
 	src := a.to
 	if err := a.Commit(); err != nil {
 		t.Fatal(err)
 	}
 	u := r.unitOf(src)
-	frames, dicts := u.decode(t)
-	if got := samples(t, frames, dicts); len(got) != 10 || len(frames[0].Sections[0].Exemplars) != 10 || len(u.dicts) != 1 {
-		t.Errorf("the next scrape has %d samples, %d exemplars, %d dictionaries", len(got), len(frames[0].Sections[0].Exemplars), len(u.dicts))
+	frames, dicts := decode(t, u)
+	if got := samples(t, frames, dicts); len(got) != 10 || len(frames[0].Sections[0].Exemplars) != 10 || len(u.Dicts) != 1 {
+		t.Errorf("the next scrape has %d samples, %d exemplars, %d dictionaries", len(got), len(frames[0].Sections[0].Exemplars), len(u.Dicts))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/publish"
 )
 
 // A frame is closed at about this many bytes, and a section at this many native histograms or bytes of them, so that a batch stays far below
@@ -14,35 +15,10 @@ const (
 	maxFrameHistograms = 256
 )
 
-// unit is a committed scrape on its way to the stream: its frames, and the dictionaries that they refer to.
-type unit struct {
-	job     string
-	dicts   []dict
-	frames  []encodedFrame
-	samples int
-	bytes   int
-	flushed chan struct{} // to be closed when all before is published; nil for a scrape
-}
-
-// left returns how many samples the frames hold that are left.
-func (u *unit) left() int {
-	n := 0
-	for i := range u.frames {
-		n += u.frames[i].samples
-	}
-	return n
-}
-
-type encodedFrame struct {
-	data    []byte
-	time    int64
-	samples int
-}
-
 // build makes the scrape's frames. The caller holds the source's lock.
-func (a *appender) build(epoch uint64) *unit {
+func (a *appender) build(epoch uint64) *publish.Unit {
 	s := a.src
-	u := &unit{job: s.job}
+	u := &publish.Unit{Job: s.job, Linger: a.svc.cfg.Linger, Budget: a.svc.budget, Done: a.svc.done}
 	slices.SortStableFunc(a.hists, func(x, y frame.Histogram) int { return cmp.Compare(x.Index, y.Index) })
 	slices.SortStableFunc(a.exs, func(x, y frame.Exemplar) int { return cmp.Compare(x.Index, y.Index) })
 	slices.SortStableFunc(a.extra, func(x, y extraSample) int { return cmp.Compare(x.i, y.i) })
@@ -56,7 +32,7 @@ func (a *appender) build(epoch uint64) *unit {
 		e := extra[:prefix(extra, func(x *extraSample) bool { return x.i < end })]
 		hists, exs, extra = hists[len(h):], exs[len(x):], extra[len(e):]
 		if c := a.floats.count(d.start, d.start+d.n); c > 0 || len(h) > 0 || len(e) > 0 {
-			u.dicts = append(u.dicts, d)
+			u.Dicts = append(u.Dicts, publish.Dict{ID: d.id, Msg: d.msg})
 			a.addSections(u, &d, c, h, x)
 			a.addExtra(u, &d, e)
 		}
@@ -75,7 +51,7 @@ func prefix[T any](list []T, ok func(*T) bool) int {
 }
 
 // addSections adds what the scrape has for the series of one dictionary, of which c have float samples.
-func (a *appender) addSections(u *unit, d *dict, c int, hists []frame.Histogram, exs []frame.Exemplar) {
+func (a *appender) addSections(u *publish.Unit, d *dict, c int, hists []frame.Histogram, exs []frame.Exemplar) {
 	hists, exs = slices.Clone(hists), slices.Clone(exs)
 	for i := range hists {
 		hists[i].Index -= uint32(d.start)
@@ -166,7 +142,7 @@ func (a *appender) fillFloats(sec *frame.Section, d *dict, c int) {
 }
 
 // addExtra adds the second and further samples of series, in rounds of one sample a series. The caller gives them by series.
-func (a *appender) addExtra(u *unit, d *dict, extra []extraSample) {
+func (a *appender) addExtra(u *publish.Unit, d *dict, extra []extraSample) {
 	slices.SortStableFunc(extra, func(x, y extraSample) int { return cmp.Or(cmp.Compare(x.round, y.round), cmp.Compare(x.i, y.i)) })
 	for len(extra) > 0 {
 		round := extra[:prefix(extra, func(x *extraSample) bool { return x.round == extra[0].round })]
@@ -189,7 +165,7 @@ func (a *appender) addExtra(u *unit, d *dict, extra []extraSample) {
 	}
 }
 
-func (a *appender) addSection(u *unit, sec frame.Section) {
+func (a *appender) addSection(u *publish.Unit, sec frame.Section) {
 	a.fr.Sections = append(a.fr.Sections, sec)
 	if a.size += sectionBytes(&sec); a.size >= maxFrameBytes {
 		a.closeFrame(u)
@@ -217,7 +193,7 @@ func histogramBytes(h *frame.Histogram) int {
 }
 
 // closeFrame encodes the sections gathered so far as one frame.
-func (a *appender) closeFrame(u *unit) {
+func (a *appender) closeFrame(u *publish.Unit) {
 	if len(a.fr.Sections) == 0 {
 		return
 	}
@@ -225,9 +201,9 @@ func (a *appender) closeFrame(u *unit) {
 	a.fr.Seq = a.src.seq
 	n := a.fr.Samples()
 	a.ebuf = a.enc.Encode(a.ebuf[:0], &a.fr)
-	u.frames = append(u.frames, encodedFrame{data: slices.Clone(a.ebuf), time: a.fr.Time, samples: n})
-	u.samples += n
-	u.bytes += len(a.ebuf)
+	u.Frames = append(u.Frames, publish.Frame{Data: slices.Clone(a.ebuf), Time: a.fr.Time, Samples: n})
+	u.Samples += n
+	u.Bytes += len(a.ebuf)
 	clear(a.fr.Sections)
 	a.fr.Sections = a.fr.Sections[:0]
 	a.size = 0

@@ -2,6 +2,7 @@ package scraper
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/publish"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
@@ -60,24 +62,52 @@ func (l *logBuffer) String() string {
 // rig is a service under test.
 type rig struct {
 	*Service
-	t   testing.TB
-	log *logBuffer
-	reg *prometheus.Registry
+	t          testing.TB
+	log        *logBuffer
+	reg        *prometheus.Registry
+	publishers *publish.Publishers // of a rig on a server
+	shelf      *shelf              // of one without
 }
 
-// newRig returns a service that does not run: what it would publish stays in the mailboxes of the publishers.
+// shelf keeps what a service would publish.
+type shelf struct{ units [][]*publish.Unit }
+
+func (s *shelf) Offer(partition int, u *publish.Unit) bool {
+	if !u.Budget.Take(int64(u.Bytes)) {
+		return false
+	}
+	s.units[partition] = append(s.units[partition], u)
+	return true
+}
+
+func (s *shelf) Flush(context.Context, int) {}
+
+func (s *shelf) Waiting() []string { return nil }
+
+// newRig returns a service that does not run. Without a server, what it would publish stays on the shelf.
 func newRig(t testing.TB, change ...func(*Config)) *rig {
 	t.Helper()
 	r := &rig{t: t, log: &logBuffer{}, reg: prometheus.NewPedanticRegistry()}
 	logger := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg := Config{
-		Partitions: 2, Linger: 20 * time.Millisecond, MaxBatchBytes: 256 << 10, MaxPendingBytes: 64 << 20, MaxBodyBytes: 64 << 20, DictAge: time.Hour,
+		Partitions: 2, Linger: 20 * time.Millisecond, MaxPendingBytes: 64 << 20, MaxBodyBytes: 64 << 20, DictAge: time.Hour,
 		Logger: logger, Registerer: r.reg,
 	}
 	for _, f := range change {
 		f(&cfg)
 	}
-	r.Service = New(cfg, actor.NewSystem("test", logger, r.reg))
+	system := actor.NewSystem("test", logger, r.reg)
+	if cfg.Conn != nil {
+		r.publishers = publish.New(publish.Config{
+			Conn: cfg.Conn, Partitions: cfg.Partitions, Subject: cfg.Conn.Frames, Stream: stream.Frames, MaxBatchBytes: 256 << 10, DictAge: cfg.DictAge,
+			Name: "frames", Logger: logger, Registerer: r.reg,
+		}, system)
+		cfg.Publishers = r.publishers
+	} else {
+		r.shelf = &shelf{make([][]*publish.Unit, cfg.Partitions)}
+		cfg.Publishers = r.shelf
+	}
+	r.Service = New(cfg, system)
 	for shard := range r.epochs {
 		r.epochs[shard].Store(7)
 	}
@@ -155,31 +185,45 @@ func (a *testAppender) Rollback() error {
 	return nil
 }
 
-// unitOf takes the scrape that was committed last from its publisher; nil where there is none.
-func (r *rig) unitOf(s *source) *unit {
-	select {
-	case u := <-r.publishers[s.partition].mailbox.C():
-		r.pending.Add(-int64(u.bytes))
-		return u
-	default:
-		return nil
+// runPublishers runs the publishers; the result stops them.
+func (r *rig) runPublishers() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.publishers.Serve(ctx) }()
+	return func() {
+		cancel()
+		if err := <-ended; err != nil {
+			r.t.Errorf("the publishers ended with %v", err)
+		}
 	}
 }
 
+// unitOf takes the oldest scrape that was committed from the shelf; nil where there is none.
+func (r *rig) unitOf(s *source) *publish.Unit {
+	list := r.shelf.units[s.partition]
+	if len(list) == 0 {
+		return nil
+	}
+	u := list[0]
+	r.shelf.units[s.partition] = list[1:]
+	u.Budget.Give(int64(u.Bytes))
+	return u
+}
+
 // decode returns the frames of a scrape and the series of its dictionaries.
-func (u *unit) decode(t testing.TB) ([]*frame.Frame, map[frame.DictID][]frame.Series) {
+func decode(t testing.TB, u *publish.Unit) ([]*frame.Frame, map[frame.DictID][]frame.Series) {
 	t.Helper()
 	dicts := map[frame.DictID][]frame.Series{}
-	for _, d := range u.dicts {
-		read, err := frame.ReadDictionary(d.msg, d.id)
+	for _, d := range u.Dicts {
+		read, err := frame.ReadDictionary(d.Msg, d.ID)
 		if err != nil {
 			t.Fatal(err)
 		}
-		dicts[d.id] = read.Series
+		dicts[d.ID] = read.Series
 	}
 	var w frame.BatchWriter
-	for _, f := range u.frames {
-		w.Add(f.data, f.time, f.samples)
+	for _, f := range u.Frames {
+		w.Add(f.Data, f.Time, f.Samples)
 	}
 	return openBatch(t, w.Seal(0)), dicts
 }
@@ -261,7 +305,7 @@ func (r *rig) commit(a *testAppender) []sample {
 	if u == nil {
 		return nil
 	}
-	frames, dicts := u.decode(r.t)
+	frames, dicts := decode(r.t, u)
 	return samples(r.t, frames, dicts)
 }
 

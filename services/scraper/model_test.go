@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/storage"
+
+	"github.com/millrace/millrace/pkg/publish"
 )
 
 // The model says in the plainest way what an appender has to do, series by series. The test drives it and the real one with the same
@@ -256,9 +258,9 @@ func (m *modelTest) end(s *modelScrape, got *modelSource) {
 		}
 		return
 	case 9:
-		limit := m.r.cfg.MaxPendingBytes
-		m.r.cfg.MaxPendingBytes = 0
-		defer func() { m.r.cfg.MaxPendingBytes = limit }()
+		budget := m.r.budget
+		m.r.budget = publish.NewBudget(0)
+		defer func() { m.r.budget = budget }()
 		if err := s.app.Commit(); err != nil {
 			t.Fatal(err)
 		}
@@ -283,8 +285,8 @@ func (m *modelTest) end(s *modelScrape, got *modelSource) {
 	if u == nil {
 		return
 	}
-	if u.samples != left {
-		t.Fatalf("the unit has %d samples, want %d", u.samples, left)
+	if u.Samples != left {
+		t.Fatalf("the unit has %d samples, want %d", u.Samples, left)
 	}
 	m.read(u, s.lastT, got)
 	if len(m.src.series) < before {
@@ -335,9 +337,9 @@ func (m *modelTest) forget(s *modelScrape) {
 }
 
 // read adds what a reader gets.
-func (m *modelTest) read(u *unit, time int64, got *modelSource) {
+func (m *modelTest) read(u *publish.Unit, time int64, got *modelSource) {
 	t := m.t
-	frames, dicts := u.decode(t)
+	frames, dicts := decode(t, u)
 	for _, f := range frames {
 		if f.Seq != m.seq+1 && f.Seq <= m.seq {
 			t.Fatalf("frame %d after %d", f.Seq, m.seq)
@@ -395,8 +397,8 @@ func (m *modelTest) check(got *modelSource) {
 			last = x.T
 		}
 	}
-	if m.r.pending.Load() != 0 {
-		m.t.Errorf("%d bytes are pending in the end", m.r.pending.Load())
+	if m.r.budget.Pending() != 0 {
+		m.t.Errorf("%d bytes are pending in the end", m.r.budget.Pending())
 	}
 }
 

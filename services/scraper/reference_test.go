@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/storage"
 
+	"github.com/millrace/millrace/pkg/publish"
 	"github.com/millrace/millrace/pkg/target"
 )
 
@@ -57,9 +58,9 @@ type takenExemplar struct {
 	exemplar.Exemplar
 }
 
-// read decodes a unit. Timestamps that are the scrape's own become 0, and what depends on the clock as well.
-func (u *unit) read(t testing.TB) *taken {
-	frames, dicts := u.decode(t)
+// readUnit decodes a unit. Timestamps that are the scrape's own become 0, and what depends on the clock as well.
+func readUnit(t testing.TB, u *publish.Unit) *taken {
+	frames, dicts := decode(t, u)
 	r := &taken{Time: frames[len(frames)-1].Time, Samples: samples(t, frames, dicts)}
 	for i := range r.Samples {
 		s := &r.Samples[i]
@@ -123,7 +124,7 @@ func (a *referenceAppender) Commit() error {
 	defer a.r.mu.Unlock()
 	err := a.testAppender.Commit()
 	if u := a.r.unitOf(a.to); u != nil {
-		a.r.taken[a.sequence] = append(a.r.taken[a.sequence], u.read(a.r.t))
+		a.r.taken[a.sequence] = append(a.r.taken[a.sequence], readUnit(a.r.t, u))
 	}
 	return err
 }
@@ -226,7 +227,7 @@ func (r *rig) give(l *loop, s step, t int64) *taken {
 	if u == nil {
 		r.t.Fatal("a scrape left nothing")
 	}
-	return u.read(r.t)
+	return readUnit(r.t, u)
 }
 
 // compareWithPrometheus scrapes the sequences with Prometheus and with this package.

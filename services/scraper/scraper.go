@@ -16,11 +16,16 @@ import (
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/fleet"
+	"github.com/millrace/millrace/pkg/publish"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
-// drainTime is how long a stopping service tries to publish what it holds.
-const drainTime = 5 * time.Second
+// Publishers take what was scraped; [publish.Publishers] are such. What its methods do is said there.
+type Publishers interface {
+	Offer(partition int, u *publish.Unit) bool
+	Flush(ctx context.Context, partition int)
+	Waiting() []string
+}
 
 // Config configures the service.
 type Config struct {
@@ -28,14 +33,12 @@ type Config struct {
 	Conn *stream.Conn
 	// Partitions is the number of partitions of the streams.
 	Partitions int
-	// Publisher numbers this process among several that publish to the same partitions, see [stream.NewPublisher]; 0 where it is the only one.
-	Publisher uint64
+	// Publishers publish the frames. They have to run before the service does, and until it has ended.
+	Publishers Publishers
 	// Fleet says which shards this process owns.
 	Fleet *fleet.Fleet
 	// Linger is how long a frame may wait for others of its partition.
 	Linger time.Duration
-	// MaxBatchBytes is the size of a batch before compression, in bytes, at which it does not wait any longer.
-	MaxBatchBytes int
 	// MaxPendingBytes bounds the frames held in memory while the stream does not take them.
 	MaxPendingBytes int64
 	// MaxBodyBytes is the body_size_limit of scrape configs that have none, in bytes after decompression.
@@ -55,18 +58,20 @@ type Service struct {
 	system        *actor.System
 	metrics       *metrics
 	scrapeMetrics *scrapeMetrics
-	publishers    []*publisher
 	sources       *sources
 	keeper        *keeper
 	templates     *templates
 	collectors    sync.Pool
 	replanned     chan struct{} // wakes the watcher for a new plan
 
-	plan    atomic.Pointer[plan]
-	active  atomic.Pointer[[]Active]
-	epochs  [stream.Shards]atomic.Uint64 // of the shards that this process owns; 0 for others
-	seed    atomic.Uint64                // of the beats
-	pending atomic.Int64                 // bytes of frames that are not acknowledged
+	budget *publish.Budget // of frames that are not acknowledged
+	full   refusals
+	done   func(error) // of all units
+
+	plan   atomic.Pointer[plan]
+	active atomic.Pointer[[]Active]
+	epochs [stream.Shards]atomic.Uint64 // of the shards that this process owns; 0 for others
+	seed   atomic.Uint64                // of the beats
 
 	mu sync.Mutex // held while a plan is made
 }
@@ -75,15 +80,13 @@ type Service struct {
 func New(cfg Config, system *actor.System) *Service {
 	s := &Service{
 		cfg: cfg, system: system, sources: newSources(cfg.Partitions), templates: newTemplates(), replanned: make(chan struct{}, 1),
-		scrapeMetrics: newScrapeMetrics(cfg.Registerer),
+		scrapeMetrics: newScrapeMetrics(cfg.Registerer), budget: publish.NewBudget(cfg.MaxPendingBytes),
 	}
+	s.done = s.published
 	s.metrics = newMetrics(s, cfg.Registerer)
 	s.keeper = newKeeper(s)
 	s.plan.Store(&plan{})
 	s.active.Store(&[]Active{})
-	for p := range cfg.Partitions {
-		s.publishers = append(s.publishers, newPublisher(s, p))
-	}
 	return s
 }
 
@@ -105,17 +108,10 @@ func (s *Service) ApplyConfig(global promconfig.GlobalConfig, jobs []*promconfig
 }
 
 // Serve scrapes the targets of the shards that this process owns until ctx ends. Then it gives the shards back, which ends their scrape loops and publishes what they
-// have brought, and the publishers end last.
+// have brought.
 func (s *Service) Serve(ctx context.Context) error {
-	publishers := s.system.Detached("publishers")
-	for _, p := range s.publishers {
-		publishers.Spawn(fmt.Sprintf("publisher %d", p.partition), p)
-	}
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	published := make(chan error, 1)
-	go func() { published <- publishers.Serve(working) }()
-
 	loops := s.system.Detached("targets")
 	w := newWatcher(s, loops, ctx)
 	looping, stopLoops := context.WithCancel(working)
@@ -132,8 +128,7 @@ func (s *Service) Serve(ctx context.Context) error {
 	err = errors.Join(err, <-looped)
 	w.handovers.Wait()
 	s.active.Store(&[]Active{})
-	stop()
-	return errors.Join(err, <-published)
+	return err
 }
 
 // epochOf returns the epoch under which this process owns a source; 0 where it does not.

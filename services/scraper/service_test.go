@@ -71,12 +71,14 @@ func (f *bed) start() {
 	ended := make(chan error, 1)
 	system := actor.NewSystem("outer", f.cfg.Logger, prometheus.NewPedanticRegistry())
 	system.Spawn("scraper-service", f.Service)
+	unpublish := f.runPublishers()
 	go func() { ended <- system.Serve(ctx) }()
 	f.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Errorf("the service ended with %v", err)
 		}
+		unpublish()
 		leave()
 	})
 	t.Cleanup(f.stop)

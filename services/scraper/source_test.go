@@ -134,15 +134,15 @@ func TestABigSourceHasSeveralDictionaries(t *testing.T) {
 			t.Fatal(err)
 		}
 		u := r.unitOf(src)
-		frames, dicts := u.decode(t)
+		frames, dicts := decode(t, u)
 		r.compare(fmt.Sprint("round ", round), samples(t, frames, dicts), want...)
 		for _, d := range src.dicts {
 			if d.n > frame.MaxSeries || len(d.msg) > frame.MaxDictBytes {
 				t.Errorf("a dictionary has %d series in %d bytes", d.n, len(d.msg))
 			}
 		}
-		if round == 0 && len(u.dicts) < 3 {
-			t.Errorf("%d dictionaries for %d series", len(u.dicts), n)
+		if round == 0 && len(u.Dicts) < 3 {
+			t.Errorf("%d dictionaries for %d series", len(u.Dicts), n)
 		}
 	}
 }
@@ -178,8 +178,8 @@ func TestDictionariesOfLabelsThatDoNotRecurFitIntoMessages(t *testing.T) {
 	if series != n {
 		t.Errorf("the dictionaries have %d series, want %d", series, n)
 	}
-	if u := r.unitOf(src); u.samples != n {
-		t.Errorf("%d samples", u.samples)
+	if u := r.unitOf(src); u.Samples != n {
+		t.Errorf("%d samples", u.Samples)
 	}
 }
 
@@ -194,7 +194,7 @@ func TestForgottenSourcesNumberTheirFramesOn(t *testing.T) {
 		if err := a.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		frames, _ := r.unitOf(src).decode(t)
+		frames, _ := decode(t, r.unitOf(src))
 		return frames[0].Seq
 	}
 	src, v := r.sources.attach(target)

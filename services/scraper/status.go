@@ -1,8 +1,6 @@
 package scraper
 
 import (
-	"fmt"
-
 	"github.com/prometheus/prometheus/scrape"
 
 	"github.com/millrace/millrace/pkg/counter"
@@ -20,15 +18,7 @@ type Active struct {
 func (s *Service) Targets() []Active { return *s.active.Load() }
 
 // Waiting says on what the service waits; nothing means that all is well.
-func (s *Service) Waiting() []string {
-	var reasons []string
-	for _, p := range s.publishers {
-		if r := p.waiting.Load(); r != nil {
-			reasons = append(reasons, fmt.Sprintf("partition %d waits for the stream: %s", p.partition, *r))
-		}
-	}
-	return reasons
-}
+func (s *Service) Waiting() []string { return s.cfg.Publishers.Waiting() }
 
 // Stats are the numbers that tell most about the service.
 type Stats struct {

@@ -67,8 +67,8 @@ func (w *watcher) Give(shards []int, lost bool) {
 		defer cancel()
 		w.svc.keeper.flush(ctx, shards)
 		var flushing sync.WaitGroup
-		for _, p := range w.svc.publishers {
-			flushing.Go(func() { p.flush(ctx) })
+		for p := range w.svc.cfg.Partitions {
+			flushing.Go(func() { w.svc.cfg.Publishers.Flush(ctx, p) })
 		}
 		flushing.Wait()
 		w.disown(shards)

@@ -1,5 +1,5 @@
 {{/* The services, in the order of the data's way. */}}
-{{- define "millrace.services" -}}discovery scraper relabel writer{{- end }}
+{{- define "millrace.services" -}}discovery scraper {{ if .Values.ingest.enabled }}ingest {{ end }}relabel writer{{- end }}
 
 {{/* What objects of the release are called. */}}
 {{- define "millrace.name" -}}

@@ -1,0 +1,359 @@
+package ingest
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/prometheus/common/model"
+	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/storage/remote/otlptranslator/prometheusremotewrite"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/millrace/millrace/pkg/frame"
+)
+
+// translation says how OTLP becomes samples. It is read-only.
+type translation struct {
+	generation    uint64 // part of every key: what is known by another translation is not known by this one
+	settings      prometheusremotewrite.Settings
+	customBuckets bool // histograms with explicit bounds become native ones
+	delta         bool // points of delta temporality are taken
+}
+
+// lookback is Prometheus's default: samples of target_info are at most half of it apart.
+const lookback = 5 * time.Minute
+
+func newTranslation(cfg promconfig.OTLPConfig, delta bool, generation uint64) *translation {
+	return &translation{
+		generation: generation, customBuckets: cfg.ConvertHistogramsToNHCB, delta: delta,
+		settings: prometheusremotewrite.Settings{
+			AddMetricSuffixes: cfg.TranslationStrategy.ShouldAddSuffixes(), AllowUTF8: !cfg.TranslationStrategy.ShouldEscape(),
+			PromoteResourceAttributes:            prometheusremotewrite.NewPromoteResourceAttributes(cfg),
+			KeepIdentifyingResourceAttributes:    cfg.KeepIdentifyingResourceAttributes,
+			ConvertHistogramsToNHCB:              cfg.ConvertHistogramsToNHCB,
+			PromoteScopeMetadata:                 cfg.PromoteScopeMetadata,
+			LookbackDelta:                        lookback,
+			LabelNameUnderscoreSanitization:      cfg.LabelNameUnderscoreSanitization,
+			LabelNamePreserveMultipleUnderscores: cfg.LabelNamePreserveMultipleUnderscores,
+		},
+	}
+}
+
+// learner translates points by Prometheus's own package. Its memory is used again.
+type learner struct {
+	converter prometheusremotewrite.PrometheusConverter
+	got       []translated
+	point     []byte
+	data      []byte
+	metric    []byte
+	scope     []byte
+	resource  []byte
+	request   []byte
+	labels    *labels.Builder
+}
+
+// translated is a sample as Prometheus's package gives it.
+type translated struct {
+	labels labels.Labels
+	t, st  int64
+	v      float64
+	h      *histogram.Histogram
+	fh     *histogram.FloatHistogram
+	family string
+	meta   metadata.Metadata
+	exs    []exemplar.Exemplar
+}
+
+// Append implements [storage.AppenderV2].
+func (l *learner) Append(_ storage.SeriesRef, ls labels.Labels, st, t int64, v float64, h *histogram.Histogram, fh *histogram.FloatHistogram, opts storage.AOptions) (storage.SeriesRef, error) {
+	l.got = append(l.got, translated{ls, t, st, v, h, fh, opts.MetricFamilyName, opts.Metadata, slices.Clone(opts.Exemplars)})
+	return 0, nil
+}
+
+// Commit and Rollback implement [storage.AppenderV2]; nothing is to be done.
+func (l *learner) Commit() error   { return nil }
+func (l *learner) Rollback() error { return nil }
+
+func (l *learner) release() {
+	clear(l.got)
+	l.got = l.got[:0]
+	if cap(l.request) > 1<<20 {
+		l.point, l.data, l.metric, l.scope, l.resource, l.request = nil, nil, nil, nil, nil, nil
+	}
+}
+
+// translate has the request in l.request translated into l.got. Warnings are what Prometheus says of it that is no error.
+func (l *learner) translate(settings prometheusremotewrite.Settings, r *request) error {
+	md, err := (&pmetric.ProtoUnmarshaler{}).UnmarshalMetrics(l.request)
+	if err != nil {
+		return err
+	}
+	clear(l.got)
+	l.got = l.got[:0]
+	l.converter.Reset(l)
+	defer l.converter.Reset(nil)
+	warnings, err := l.converter.FromMetrics(context.Background(), md, settings)
+	for category, n := range prometheusremotewrite.CountWarningsByCategory(warnings) {
+		r.svc.metrics.warnings.WithLabelValues(string(category)).Add(float64(n))
+	}
+	return err
+}
+
+// assemble puts a request together that has one metric, of one point or of none, or no metric at all.
+func (l *learner) assemble(resource, resourceSchema, scope, scopeSchema, metric []byte) {
+	l.resource = l.resource[:0]
+	if resource != nil {
+		l.resource = appendBytesField(l.resource, 1, resource)
+	}
+	l.scope = l.scope[:0]
+	if scope != nil {
+		l.scope = appendBytesField(l.scope, 1, scope)
+	}
+	l.scope = appendBytesField(l.scope, 2, metric)
+	l.scope = appendBytesField(l.scope, 3, scopeSchema)
+	l.resource = appendBytesField(l.resource, 2, l.scope)
+	l.resource = appendBytesField(l.resource, 3, resourceSchema)
+	l.request = appendBytesField(l.request[:0], 1, l.resource)
+}
+
+// metricOf puts a metric together that has one point. Deltas are translated as what they become.
+func (l *learner) metricOf(head []byte, m *metric, point []byte) []byte {
+	l.data = appendBytesField(l.data[:0], 1, point)
+	if m.kind != kindGauge && m.kind != kindSummary {
+		l.data = binary.AppendUvarint(l.data, 2<<3|wireVarint)
+		l.data = binary.AppendUvarint(l.data, temporalityCumulative)
+	}
+	if m.monotonic {
+		l.data = binary.AppendUvarint(l.data, 3<<3|wireVarint)
+		l.data = binary.AppendUvarint(l.data, 1)
+	}
+	l.metric = append(l.metric[:0], head...)
+	l.metric = appendBytesField(l.metric, int(m.kind), l.data)
+	return l.metric
+}
+
+// learn translates a point that is not known and returns what is to be known of it; nil where it is refused.
+func (r *request) learn(m *metric, p *point, k key) (*entry, error) {
+	if p.names > r.limits.MaxLabelNames {
+		r.refuse(refusedLabels, 1, "a point of metric %q has %d attributes, the most is %d", short(m.name), p.names, r.limits.MaxLabelNames)
+		return nil, nil
+	}
+	res, sc, l := &r.otlp.resource, &r.otlp.scope, &r.learner
+	l.assemble(res.bytes, res.schema, sc.bytes, sc.schema, l.metricOf(m.head, m, p.raw))
+	settings := r.tr.settings
+	settings.DisableTargetInfo = true
+	if err := l.translate(settings, r); err != nil {
+		r.refuse(refusedTranslation, 1, "a point of metric %q: %v", short(m.name), err)
+		return nil, nil
+	}
+	e := &entry{series: make([]*series, 0, len(l.got))}
+	delta := m.temporality == temporalityDelta && m.kind != kindGauge && m.kind != kindSummary
+	for i := range l.got {
+		x := &l.got[i]
+		ser, err := r.seriesOf(x.labels, x.family, x.meta, delta)
+		if err != nil {
+			r.refuse(refusalOf(err), 1, "a point of metric %q: %v", short(m.name), err)
+			return nil, nil
+		}
+		e.series = append(e.series, ser)
+	}
+	r.svc.registry.remember(k, e, r.now)
+	return e, nil
+}
+
+// addTranslated adds the samples of a point whose values Prometheus's package translates. Without its attributes, that costs no labels.
+func (r *request) addTranslated(m *metric, p *point, e *entry, number int) error {
+	l := &r.learner
+	l.point = l.point[:0]
+	f := walk(p.raw)
+	for f.next() {
+		if f.num != places[m.kind].attributes {
+			l.point = append(l.point, p.raw[f.start:f.end()]...)
+		}
+	}
+	l.assemble(nil, nil, nil, nil, l.metricOf(appendBytesField(nil, 1, []byte("m")), m, l.point))
+	settings := r.tr.settings
+	settings.DisableTargetInfo, settings.PromoteResourceAttributes = true, nil
+	err := l.translate(settings, r)
+	if err == nil && len(l.got) != len(e.series) {
+		err = fmt.Errorf("%d samples for %d series", len(l.got), len(e.series))
+	}
+	if err != nil {
+		r.refuse(refusedTranslation, 1, "a point of metric %q: %v", short(m.name), err)
+		return nil
+	}
+	for i := range l.got {
+		x := &l.got[i]
+		s := sample{ser: e.series[i], t: x.t, st: x.st, v: x.v, exs: x.exs, point: number}
+		if x.h != nil || x.fh != nil {
+			if s.hist, err = checkHistogram(x.h, x.fh); err != nil {
+				r.refuse(refusedHistogram, 1, "a point of metric %q: %v", short(m.name), err)
+				return nil
+			}
+		}
+		r.add(s)
+	}
+	return nil
+}
+
+// checkHistogram returns a native histogram as it goes into a frame, or why no Prometheus would store it.
+func checkHistogram(h *histogram.Histogram, fh *histogram.FloatHistogram) (*frame.Histogram, error) {
+	if h != nil {
+		if histogram.IsExponentialSchemaReserved(h.Schema) && h.Schema > histogram.ExponentialSchemaMax {
+			if err := h.ReduceResolution(histogram.ExponentialSchemaMax); err != nil {
+				return nil, err
+			}
+		}
+		return &frame.Histogram{Int: h}, h.Validate()
+	}
+	if histogram.IsExponentialSchemaReserved(fh.Schema) && fh.Schema > histogram.ExponentialSchemaMax {
+		if err := fh.ReduceResolution(histogram.ExponentialSchemaMax); err != nil {
+			return nil, err
+		}
+	}
+	return &frame.Histogram{Float: fh}, fh.Validate()
+}
+
+// maxTargetInfos bounds the samples of target_info that one request brings about, whose points may be of any times.
+const maxTargetInfos = 1000
+
+// targetInfo adds the samples of the series target_info of the resource at hand: at the time of its earliest point, of its latest, and between.
+func (r *request) targetInfo() error {
+	res := &r.otlp.resource
+	k := res.key.with(r.svc.hash.string("target_info"))
+	e := r.svc.registry.lookup(k, r.now)
+	if e == nil {
+		e = r.learnTargetInfo(k)
+	}
+	if len(e.series) == 0 {
+		return nil
+	}
+	step := uint64(lookback / 2)
+	if span := res.latest - res.earliest; span/step > maxTargetInfos {
+		res.earliest = res.latest
+	}
+	r.points++
+	for t := res.earliest; t < res.latest; t += step {
+		r.add(sample{ser: e.series[0], t: int64(t / 1_000_000), v: 1, point: -2})
+	}
+	r.add(sample{ser: e.series[0], t: int64(res.latest / 1_000_000), v: 1, point: -2})
+	return nil
+}
+
+// learnTargetInfo translates a resource; the entry has no series where there is no target_info of it.
+func (r *request) learnTargetInfo(k key) *entry {
+	res, l := &r.otlp.resource, &r.learner
+	e := &entry{}
+	// Prometheus makes it where there is a point; this one is dropped again.
+	gauge := &metric{kind: kindGauge}
+	point := binary.LittleEndian.AppendUint64([]byte{3<<3 | wireFixed64}, 1_000_000)
+	l.assemble(res.bytes, res.schema, nil, nil, l.metricOf(appendBytesField(nil, 1, []byte("m")), gauge, point))
+	if err := l.translate(r.tr.settings, r); err != nil {
+		r.refuse(refusedTranslation, 0, "target_info of a resource: %v", err)
+		return e
+	}
+	for i := range l.got {
+		x := &l.got[i]
+		if x.labels.Get(model.MetricNameLabel) != "target_info" {
+			continue
+		}
+		ser, err := r.seriesOf(x.labels, x.family, x.meta, false)
+		if err != nil {
+			r.refuse(refusalOf(err), 0, "target_info of a resource: %v", err)
+			return e
+		}
+		e.series = []*series{ser}
+	}
+	r.svc.registry.remember(k, e, r.now)
+	return e
+}
+
+// labelError says why a label set is refused.
+type labelError struct {
+	why refusal
+	error
+}
+
+func refusalOf(err error) refusal {
+	var l labelError
+	if errors.As(err, &l) {
+		return l.why
+	}
+	return refusedLabels
+}
+
+// seriesOf returns the series with these labels, and the tenant's; it becomes a new one where there is none.
+func (r *request) seriesOf(ls labels.Labels, family string, meta metadata.Metadata, delta bool) (*series, error) {
+	if name := r.svc.cfg.TenantLabel; name != "" && r.tenant != "" {
+		if r.learner.labels == nil {
+			r.learner.labels = labels.NewBuilder(labels.EmptyLabels())
+		}
+		b := r.learner.labels
+		b.Reset(ls)
+		ls = b.Set(name, r.tenant).Labels()
+	}
+	ls = ls.WithoutEmpty()
+	if err := r.checkLabels(ls); err != nil {
+		return nil, err
+	}
+	if family == "" {
+		family = ls.Get(model.MetricNameLabel)
+	}
+	reg := r.svc.registry
+	s := reg.lock(reg.sourceOf(r.tenant, ls, family, delta))
+	defer s.mu.Unlock()
+	hash := ls.Hash()
+	x := s.find(hash, ls)
+	if x == nil {
+		if reg.series.Add(1) > reg.maxSeries {
+			reg.series.Add(-1)
+			return nil, labelError{refusedSeries, fmt.Errorf("%d series are known already, which is the most (millrace.ingest.max_series): %s is refused", reg.maxSeries, ls)}
+		}
+		x = s.add(hash, ls, r.now)
+	}
+	if meta != (metadata.Metadata{}) {
+		s.setMetadata(x, family, clipped(meta))
+	}
+	return x, nil
+}
+
+// checkLabels returns an error for label sets that Prometheus refuses, that are above the listener's limits, or that no dictionary takes.
+func (r *request) checkLabels(ls labels.Labels) error {
+	fail := func(format string, args ...any) error { return labelError{refusedLabels, fmt.Errorf(format, args...)} }
+	name := ls.Get(model.MetricNameLabel)
+	if name == "" {
+		return fail("the series %.200s has no metric name", ls.String())
+	}
+	if twice, ok := ls.HasDuplicateLabelNames(); ok {
+		return fail("a series of %.100q has the label %.100q twice", name, twice)
+	}
+	if n := ls.Len(); n > r.limits.MaxLabelNames+1 { // besides the name
+		return fail("a series of %.100q has %d labels, the most is %d", name, n, r.limits.MaxLabelNames)
+	}
+	if !ls.IsValid(model.UTF8Validation) {
+		return fail("a series of %.100q has labels that are not valid UTF-8, or an empty label name", name)
+	}
+	var err error
+	ls.Range(func(l labels.Label) {
+		switch {
+		case err != nil:
+		case len(l.Name) > r.limits.MaxLabelNameBytes:
+			err = fail("a series of %.100q has a label name of %d bytes, the most is %d: %.50q…", name, len(l.Name), r.limits.MaxLabelNameBytes, l.Name)
+		case len(l.Value) > r.limits.MaxLabelValueBytes:
+			err = fail("a series of %.100q has a value of the label %.100q of %d bytes, the most is %d", name, l.Name, len(l.Value), r.limits.MaxLabelValueBytes)
+		}
+	})
+	if n := labelBytes(ls); err == nil && n > frame.MaxLabelSetBytes {
+		err = fail("a series of %.100q has %d bytes of labels, the most is %d", name, n, frame.MaxLabelSetBytes)
+	}
+	return err
+}

@@ -1,0 +1,136 @@
+package ingest
+
+import (
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/metadata"
+)
+
+// families holds the metadata that remote_write 1.0 sends by itself, once in a while, and not with the series. It is safe for concurrent use.
+type families struct {
+	mu      sync.RWMutex
+	byName  map[familyKey]metadata.Metadata
+	gen     uint64 // counts changes
+	changed time.Time
+	settled uint64 // gen as it was before the changes of late
+}
+
+type familyKey struct{ tenant, name string }
+
+const (
+	// maxFamilies bounds what is remembered.
+	maxFamilies = 1 << 17
+	// settleFamilies is how long after a change the series' dictionaries follow: senders spread their families over several requests.
+	settleFamilies = 2 * time.Second
+	// maxHelp is how much of a family's help is kept, in bytes.
+	maxHelp = 32 << 10
+)
+
+func newFamilies() *families { return &families{byName: map[familyKey]metadata.Metadata{}} }
+
+// learn notes a family's metadata.
+func (f *families) learn(tenant, name string, m metadata.Metadata) {
+	k := familyKey{tenant, name}
+	f.mu.RLock()
+	have, ok := f.byName[k]
+	f.mu.RUnlock()
+	if ok && have == m {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !ok && len(f.byName) >= maxFamilies {
+		return
+	}
+	k = familyKey{strings.Clone(tenant), strings.Clone(name)}
+	f.byName[k] = metadata.Metadata{Type: m.Type, Unit: strings.Clone(m.Unit), Help: strings.Clone(m.Help)}
+	if now := time.Now(); now.Sub(f.changed) > settleFamilies {
+		f.settled = f.gen
+		f.changed = now
+	} else {
+		f.changed = now
+	}
+	f.gen++
+}
+
+// generation changes when series may have other metadata than before.
+func (f *families) generation() uint64 {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if time.Since(f.changed) < settleFamilies {
+		return f.settled
+	}
+	return f.gen
+}
+
+// suffixes are what series of a family add to its name, by the family's type.
+var suffixes = []struct {
+	suffix string
+	types  []model.MetricType
+}{
+	{"_bucket", []model.MetricType{model.MetricTypeHistogram, model.MetricTypeGaugeHistogram}},
+	{"_count", []model.MetricType{model.MetricTypeHistogram, model.MetricTypeSummary, model.MetricTypeGaugeHistogram}},
+	{"_sum", []model.MetricType{model.MetricTypeHistogram, model.MetricTypeSummary, model.MetricTypeGaugeHistogram}},
+	{"_total", []model.MetricType{model.MetricTypeCounter}},
+	{"_info", []model.MetricType{model.MetricTypeInfo}},
+}
+
+// of returns the family of a series with a name, and its metadata; "" where it is not known.
+func (f *families) of(tenant, name string) (family string, m metadata.Metadata) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if m, ok := f.byName[familyKey{tenant, name}]; ok {
+		return name, m
+	}
+	for _, s := range suffixes {
+		base, ok := strings.CutSuffix(name, s.suffix)
+		if !ok {
+			continue
+		}
+		m, ok := f.byName[familyKey{tenant, base}]
+		for _, t := range s.types {
+			if ok && m.Type == t {
+				return base, m
+			}
+		}
+	}
+	return "", metadata.Metadata{}
+}
+
+// describe gives the source's series the metadata that was learned since it was called last. The source's lock is held.
+func (s *source) describe(f *families) {
+	gen := f.generation()
+	if gen == s.metaGen {
+		return
+	}
+	s.metaGen = gen
+	for _, x := range s.series {
+		family, m := f.of(s.key.tenant, x.labels.Get(model.MetricNameLabel))
+		if family != "" {
+			s.setMetadata(x, family, m)
+		}
+	}
+}
+
+// setMetadata gives a series metadata. The source's lock is held.
+func (s *source) setMetadata(x *series, family string, m metadata.Metadata) {
+	if x.family == family && x.meta == m {
+		return
+	}
+	x.family, x.meta = family, m
+	s.described = s.described || int(x.number) < s.sealed
+}
+
+// clipped returns metadata with a help that is not too long for a dictionary.
+func clipped(m metadata.Metadata) metadata.Metadata {
+	if len(m.Help) > maxHelp {
+		m.Help = strings.ToValidUTF8(m.Help[:maxHelp], "")
+	}
+	if len(m.Unit) > maxHelp {
+		m.Unit = ""
+	}
+	return m
+}

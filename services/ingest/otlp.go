@@ -1,0 +1,485 @@
+package ingest
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/prometheus/prometheus/model/value"
+
+	"github.com/millrace/millrace/services/ingest/door"
+)
+
+// The messages of OTLP (opentelemetry/proto/metrics/v1/metrics.proto, opentelemetry/proto/collector/metrics/v1) are read from their bytes: a point that is
+// known by the bytes of its resource, scope, metric and attributes costs its value and no more. What is new is translated by Prometheus's own package, see learn.go.
+
+// kind is the field number of a metric's data, which tells its type.
+type kind int
+
+const (
+	kindGauge       kind = 5
+	kindSum         kind = 7
+	kindHistogram   kind = 9
+	kindExponential kind = 10
+	kindSummary     kind = 11
+)
+
+// Aggregation temporalities.
+const (
+	temporalityDelta      = 1
+	temporalityCumulative = 2
+)
+
+// resource is a ResourceMetrics whose points are read.
+type resource struct {
+	bytes  []byte // the Resource
+	schema []byte
+	scopes [][]byte
+	key    key
+
+	earliest, latest uint64 // of the points, in nanoseconds
+}
+
+// scope is a ScopeMetrics.
+type scope struct {
+	bytes   []byte // the InstrumentationScope
+	schema  []byte
+	metrics [][]byte
+	key     key
+}
+
+// metric is a Metric.
+type metric struct {
+	name        []byte
+	head        []byte // all of its fields but the data
+	kind        kind
+	points      [][]byte
+	temporality uint64
+	monotonic   bool
+	key         key
+}
+
+// otlpScratch is memory that is used again.
+type otlpScratch struct {
+	resource resource
+	scope    scope
+	metric   metric
+	point    point
+}
+
+func (s *otlpScratch) release() {
+	clear(s.resource.scopes)
+	clear(s.scope.metrics)
+	clear(s.metric.points)
+	if cap(s.metric.points) > 1<<14 {
+		s.metric.points = nil
+	}
+	s.resource.bytes, s.resource.schema, s.scope.bytes, s.scope.schema, s.metric.name = nil, nil, nil, nil, nil
+	s.point = point{bounds: s.point.bounds[:0], counts: s.point.counts[:0], quantiles: s.point.quantiles[:0]}
+}
+
+func malformed(what string, err error) error {
+	return &door.Refusal{Kind: door.Malformed, Message: fmt.Sprintf("reading the %s: %v", what, err)}
+}
+
+// readOTLP gathers the samples of an ExportMetricsServiceRequest.
+func (r *request) readOTLP(body []byte) error {
+	f := walk(body)
+	for f.next() {
+		if f.is(1, wireBytes) {
+			if err := r.readResource(f.bytes); err != nil {
+				return err
+			}
+		}
+	}
+	if f.err != nil {
+		return malformed("request", f.err)
+	}
+	return nil
+}
+
+func (r *request) readResource(msg []byte) error {
+	res := &r.otlp.resource
+	*res = resource{scopes: res.scopes[:0], earliest: math.MaxUint64}
+	f := walk(msg)
+	for f.next() {
+		switch {
+		case f.is(1, wireBytes):
+			res.bytes = f.bytes
+		case f.is(2, wireBytes):
+			res.scopes = append(res.scopes, f.bytes)
+		case f.is(3, wireBytes):
+			res.schema = f.bytes
+		}
+	}
+	if f.err != nil {
+		return malformed("resource metrics", f.err)
+	}
+	res.key = r.root.with(r.svc.hash.bytes(res.bytes))
+	if n, err := countField(res.bytes, 1); err != nil {
+		return malformed("resource", err)
+	} else if n > r.limits.MaxLabelNames {
+		return r.refuseResource(n)
+	}
+	for _, sm := range res.scopes {
+		if err := r.readScope(sm); err != nil {
+			return err
+		}
+	}
+	if res.earliest != math.MaxUint64 {
+		return r.targetInfo()
+	}
+	return nil
+}
+
+// countField returns how often a field stands in a message.
+func countField(msg []byte, num int) (n int, err error) {
+	f := walk(msg)
+	for f.next() {
+		if f.num == num {
+			n++
+		}
+	}
+	return n, f.err
+}
+
+// refuseResource refuses all points of a resource with too many attributes.
+func (r *request) refuseResource(attributes int) error {
+	points := 0
+	for _, sm := range r.otlp.resource.scopes {
+		if err := r.eachMetric(sm, func(m *metric) error {
+			points += len(m.points)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	r.refuse(refusedLabels, points, "a resource has %d attributes, the most is %d", attributes, r.limits.MaxLabelNames)
+	return nil
+}
+
+func (r *request) readScope(msg []byte) error {
+	return r.eachMetric(msg, r.readMetric)
+}
+
+// eachMetric reads a ScopeMetrics and calls do for each of its metrics.
+func (r *request) eachMetric(msg []byte, do func(*metric) error) error {
+	sc := &r.otlp.scope
+	*sc = scope{metrics: sc.metrics[:0]}
+	f := walk(msg)
+	for f.next() {
+		switch {
+		case f.is(1, wireBytes):
+			sc.bytes = f.bytes
+		case f.is(2, wireBytes):
+			sc.metrics = append(sc.metrics, f.bytes)
+		case f.is(3, wireBytes):
+			sc.schema = f.bytes
+		}
+	}
+	if f.err != nil {
+		return malformed("scope metrics", f.err)
+	}
+	sc.key = r.otlp.resource.key.with(r.svc.hash.bytes(sc.bytes)).with(r.svc.hash.bytes(sc.schema))
+	for _, b := range sc.metrics {
+		if err := r.parseMetric(b); err != nil {
+			return malformed("metric", err)
+		}
+		if err := do(&r.otlp.metric); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseMetric reads a Metric and where its points are.
+func (r *request) parseMetric(msg []byte) error {
+	m := &r.otlp.metric
+	*m = metric{points: m.points[:0], head: m.head[:0]}
+	var data []byte
+	f := walk(msg)
+	for f.next() {
+		switch k := kind(f.num); k {
+		case kindGauge, kindSum, kindHistogram, kindExponential, kindSummary:
+			if !f.is(int(k), wireBytes) {
+				return f.err
+			}
+			m.kind, data = k, f.bytes // the last one counts
+			continue
+		}
+		if f.is(1, wireBytes) {
+			m.name = f.bytes
+		}
+		m.head = append(m.head, msg[f.start:f.end()]...)
+	}
+	if f.err != nil {
+		return f.err
+	}
+	d := walk(data)
+	for d.next() {
+		switch {
+		case d.is(1, wireBytes):
+			m.points = append(m.points, d.bytes)
+		case d.num == 2 && m.kind != kindGauge && m.kind != kindSummary && d.is(2, wireVarint):
+			m.temporality = d.n
+		case d.num == 3 && m.kind == kindSum && d.is(3, wireVarint):
+			m.monotonic = d.n != 0
+		}
+	}
+	if d.err != nil {
+		return d.err
+	}
+	n := uint64(m.kind)<<8 | m.temporality<<1
+	if m.monotonic {
+		n |= 1
+	}
+	m.key = r.otlp.scope.key.with(r.svc.hash.bytes(m.head)).number(n)
+	return nil
+}
+
+// readMetric gathers a metric's samples.
+func (r *request) readMetric(m *metric) error {
+	if r.points += len(m.points); r.points > r.limits.MaxSeriesPerRequest {
+		return &door.Refusal{Kind: door.TooLarge, Message: fmt.Sprintf("the request has more than %d points; send fewer at a time", r.limits.MaxSeriesPerRequest)}
+	}
+	first := r.points - len(m.points)
+	refuse := ""
+	switch {
+	case m.kind == 0:
+		r.refuse(refusedType, 0, "metric %q has no data of a known type", short(m.name))
+		return nil
+	case m.kind == kindGauge || m.kind == kindSummary || m.temporality == temporalityCumulative:
+	case m.temporality == temporalityDelta && r.tr.delta:
+	case m.temporality == temporalityDelta:
+		refuse = "metric %q has delta temporality, which is not accepted here; millrace.ingest.delta.enabled accepts it"
+	default:
+		refuse = "metric %q has no aggregation temporality"
+	}
+	p, res := &r.otlp.point, &r.otlp.resource
+	for i, b := range m.points {
+		if err := p.read(m.kind, b); err != nil {
+			return malformed(fmt.Sprintf("points of metric %q", short(m.name)), err)
+		}
+		if p.time != 0 && int64(p.time/1_000_000) <= r.maxTime {
+			res.earliest, res.latest = min(res.earliest, p.time), max(res.latest, p.time)
+		}
+		switch {
+		case refuse != "":
+			continue
+		case p.time == 0:
+			r.refuse(refusedTime, 1, "a point of metric %q has no timestamp", short(m.name))
+			continue
+		}
+		if err := r.readPoint(m, p, first+i); err != nil {
+			return err
+		}
+	}
+	if refuse != "" && len(m.points) > 0 {
+		r.refuse(refusedTemporality, len(m.points), refuse, short(m.name))
+	}
+	return nil
+}
+
+func short(name []byte) string {
+	if len(name) > 100 {
+		return string(name[:100]) + "…"
+	}
+	return string(name)
+}
+
+// readPoint gathers a point's samples.
+func (r *request) readPoint(m *metric, p *point, number int) error {
+	k := m.key.with(p.identity(r.svc.hash))
+	e := r.svc.registry.lookup(k, r.now)
+	if e == nil {
+		var err error
+		if e, err = r.learn(m, p, k); err != nil || e == nil {
+			return err
+		}
+	}
+	t, st := int64(p.time)/1_000_000, int64(p.start)/1_000_000
+	if p.plain(m.kind, r.tr.customBuckets) {
+		r.addValues(m.kind, p, e, t, st, number)
+		return nil
+	}
+	return r.addTranslated(m, p, e, number)
+}
+
+// addValues adds the samples of a point whose values need no translation. They stand in the order in which Prometheus translates them.
+func (r *request) addValues(k kind, p *point, e *entry, t, st int64, number int) {
+	stale := p.flags&1 != 0
+	i := 0
+	add := func(v float64) {
+		if stale {
+			v = math.Float64frombits(value.StaleNaN)
+		}
+		r.add(sample{ser: e.series[i], t: t, st: st, v: v, point: number})
+		i++
+	}
+	switch k {
+	case kindGauge, kindSum:
+		add(p.value)
+	case kindHistogram:
+		if p.hasSum {
+			add(p.sum)
+		}
+		add(float64(p.count))
+		cumulative := uint64(0)
+		for n := range p.buckets() {
+			cumulative += p.counts[n]
+			add(float64(cumulative))
+		}
+		add(float64(p.count))
+	case kindSummary:
+		add(p.sum)
+		add(float64(p.count))
+		for n := 1; n < len(p.quantiles); n += 2 {
+			add(p.quantiles[n])
+		}
+	}
+}
+
+// point is a data point of any kind.
+type point struct {
+	raw         []byte
+	start, time uint64 // in nanoseconds since 1970
+	flags       uint64
+	value       float64
+	exemplars   bool
+
+	count     uint64
+	sum       float64
+	hasSum    bool
+	counts    []uint64
+	bounds    []byte    // as packed
+	quantiles []float64 // quantile, value, quantile, value …
+
+	attributes key
+	from, to   int // where the attributes stand, if they stand together
+	apart      [][]byte
+	names      int // how many attributes there are
+}
+
+// buckets returns how many buckets the point has besides the last.
+func (p *point) buckets() int { return min(len(p.bounds)/8, len(p.counts)) }
+
+// plain reports whether the values of the point are its samples', or sums of them.
+func (p *point) plain(k kind, customBuckets bool) bool {
+	return !p.exemplars && k != kindExponential && (k != kindHistogram || !customBuckets)
+}
+
+// places are the numbers of fields that each kind of point has, but at different places.
+var places = [kindSummary + 1]struct{ attributes, exemplars, flags int }{
+	kindGauge: {7, 5, 8}, kindSum: {7, 5, 8}, kindHistogram: {9, 8, 10}, kindExponential: {1, 11, 10}, kindSummary: {7, -1, 8},
+}
+
+// read reads a data point.
+func (p *point) read(k kind, msg []byte) error {
+	*p = point{raw: msg, counts: p.counts[:0], quantiles: p.quantiles[:0], bounds: p.bounds[:0], apart: p.apart[:0]}
+	at := places[k]
+	f := walk(msg)
+	for f.next() {
+		switch {
+		case f.num == at.attributes && f.is(f.num, wireBytes):
+			p.attribute(&f)
+		case f.num == 2 && f.is(2, wireFixed64):
+			p.start = f.n
+		case f.num == 3 && f.is(3, wireFixed64):
+			p.time = f.n
+		case f.num == at.flags && f.is(f.num, wireVarint):
+			p.flags = f.n
+		case f.num == at.exemplars && f.is(f.num, wireBytes):
+			p.exemplars = true
+		case f.err != nil:
+		case k == kindGauge || k == kindSum:
+			p.readNumber(&f)
+		case k == kindHistogram:
+			p.readHistogram(&f)
+		case k == kindSummary:
+			p.readSummary(&f)
+		}
+	}
+	return f.err
+}
+
+func (p *point) attribute(f *fields) {
+	p.names++
+	switch {
+	case p.to == 0:
+		p.from, p.to = f.start, f.end()
+	case p.to == f.start:
+		p.to = f.end()
+	default:
+		p.apart = append(p.apart, f.msg[f.start:f.end()])
+	}
+}
+
+func (p *point) readNumber(f *fields) {
+	switch {
+	case f.is(4, wireFixed64):
+		p.value = f.float()
+	case f.is(6, wireFixed64):
+		p.value = float64(int64(f.n))
+	}
+}
+
+func (p *point) readHistogram(f *fields) {
+	switch {
+	case f.is(4, wireFixed64):
+		p.count = f.n
+	case f.is(5, wireFixed64):
+		p.sum, p.hasSum = f.float(), true
+	case f.num == 6:
+		p.counts = fixed64s(f, p.counts)
+	case f.num == 7 && f.typ == wireFixed64:
+		p.bounds = binary.LittleEndian.AppendUint64(p.bounds, f.n)
+	case f.is(7, wireBytes):
+		if len(f.bytes)%8 != 0 {
+			f.fail("field 7: packed values in %d bytes", len(f.bytes))
+		}
+		p.bounds = append(p.bounds, f.bytes...)
+	}
+}
+
+func (p *point) readSummary(f *fields) {
+	switch {
+	case f.is(4, wireFixed64):
+		p.count = f.n
+	case f.is(5, wireFixed64):
+		p.sum = f.float()
+	case f.is(6, wireBytes):
+		var quantile, v float64
+		q := walk(f.bytes)
+		for q.next() {
+			switch {
+			case q.is(1, wireFixed64):
+				quantile = q.float()
+			case q.is(2, wireFixed64):
+				v = q.float()
+			}
+		}
+		if q.err != nil {
+			f.fail("field 6: %w", q.err)
+		}
+		p.quantiles = append(p.quantiles, quantile, v)
+	}
+}
+
+// identity returns the key of what tells which series the point has.
+func (p *point) identity(h hasher) key {
+	k := h.bytes(p.raw[p.from:p.to])
+	for _, b := range p.apart {
+		k = k.with(h.bytes(b))
+	}
+	if len(p.bounds) > 0 || len(p.counts) > 0 || p.hasSum {
+		n := uint64(len(p.counts)) << 1
+		if p.hasSum {
+			n |= 1
+		}
+		k = k.with(h.bytes(p.bounds)).number(n)
+	}
+	for i := 0; i < len(p.quantiles); i += 2 {
+		k = k.number(math.Float64bits(p.quantiles[i]))
+	}
+	return k
+}

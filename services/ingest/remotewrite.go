@@ -1,0 +1,257 @@
+package ingest
+
+import (
+	"fmt"
+
+	"github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/prompb"
+
+	"github.com/millrace/millrace/services/ingest/door"
+)
+
+// The messages of remote_write 1.0 (prompb/types.proto and remote.proto) are read from their bytes: a series that is known by the bytes of its labels costs its samples and no more.
+
+// pushed is a time series of a remote_write request.
+type pushed struct {
+	samples   []sample
+	exemplars []exemplar.Exemplar
+	err       error // why it is refused
+	why       refusal
+}
+
+func (p *pushed) reset() {
+	clear(p.samples)
+	p.samples, p.exemplars, p.err = p.samples[:0], nil, nil
+}
+
+func (p *pushed) refuse(why refusal, err error) {
+	if p.err == nil {
+		p.err, p.why = err, why
+	}
+}
+
+// readV1 gathers the samples of a prometheus.WriteRequest.
+func (r *request) readV1(body []byte) error {
+	f := walk(body)
+	for f.next() {
+		switch {
+		case f.is(1, wireBytes):
+			if err := r.readSeriesV1(f.bytes); err != nil {
+				return err
+			}
+		case f.is(3, wireBytes):
+			if err := r.readMetadata(f.bytes); err != nil {
+				return malformed("metadata", err)
+			}
+		}
+	}
+	if f.err != nil {
+		return malformed("request", f.err)
+	}
+	return nil
+}
+
+// count notes one more time series of the request.
+func (r *request) count() error {
+	if r.points++; r.points > r.limits.MaxSeriesPerRequest {
+		return &door.Refusal{Kind: door.TooLarge, Message: fmt.Sprintf("the request has more than %d time series; send fewer at a time", r.limits.MaxSeriesPerRequest)}
+	}
+	return nil
+}
+
+func (r *request) readSeriesV1(msg []byte) error {
+	if err := r.count(); err != nil {
+		return err
+	}
+	p := &r.pushed
+	p.reset()
+	var set point // of which the place of its labels is used, as that of a point's attributes
+	set.apart = r.otlp.point.apart[:0]
+	f := walk(msg)
+	for f.next() {
+		switch {
+		case f.is(1, wireBytes):
+			set.attribute(&f)
+		case f.is(2, wireBytes):
+			x, err := readSample(f.bytes)
+			if err != nil {
+				return malformed("sample", err)
+			}
+			p.samples = append(p.samples, x)
+		case f.is(3, wireBytes):
+			var e prompb.Exemplar
+			if err := e.Unmarshal(f.bytes); err != nil {
+				return malformed("exemplar", err)
+			}
+			p.exemplar(e.ToExemplar(&r.scratch, nil))
+		case f.is(4, wireBytes):
+			var h prompb.Histogram
+			if err := h.Unmarshal(f.bytes); err != nil {
+				return malformed("histogram", err)
+			}
+			p.histogram(h.Timestamp, 0, &h)
+		}
+	}
+	if f.err != nil {
+		return malformed("time series", f.err)
+	}
+	set.raw = msg
+	k := r.root.with(set.identity(r.svc.hash))
+	e := r.svc.registry.lookup(k, r.now)
+	if e == nil {
+		ls, err := r.labelsV1(&set)
+		if err != nil {
+			return err
+		}
+		if e, err = r.learnLabels(k, ls, metadata.Metadata{}); err != nil {
+			p.refuse(refusalOf(err), err)
+		}
+	}
+	r.addPushed(e, p)
+	return nil
+}
+
+// readSample reads a sample of 1.0 or 2.0.
+func readSample(msg []byte) (x sample, err error) {
+	f := walk(msg)
+	for f.next() {
+		switch {
+		case f.is(1, wireFixed64):
+			x.v = f.float()
+		case f.is(2, wireVarint):
+			x.t = int64(f.n)
+		case f.is(3, wireVarint):
+			x.st = int64(f.n)
+		}
+	}
+	return x, f.err
+}
+
+// labelsV1 reads a label set of Label messages.
+func (r *request) labelsV1(set *point) (labels.Labels, error) {
+	if set.names > r.limits.MaxLabelNames+1 {
+		return labels.EmptyLabels(), nil // too many, which learnLabels is not to read one by one
+	}
+	r.scratch.Reset()
+	read := func(part []byte) error {
+		f := walk(part)
+		for f.next() {
+			var name, value []byte
+			l := walk(f.bytes)
+			for l.next() {
+				switch {
+				case l.is(1, wireBytes):
+					name = l.bytes
+				case l.is(2, wireBytes):
+					value = l.bytes
+				}
+			}
+			if l.err != nil {
+				return malformed("label", l.err)
+			}
+			r.scratch.Add(string(name), string(value))
+		}
+		return nil
+	}
+	if err := read(set.raw[set.from:set.to]); err != nil {
+		return labels.EmptyLabels(), err
+	}
+	for _, b := range set.apart {
+		if err := read(b); err != nil {
+			return labels.EmptyLabels(), err
+		}
+	}
+	r.scratch.Sort()
+	return r.scratch.Labels(), nil
+}
+
+// learnLabels notes which series a label set stands for.
+func (r *request) learnLabels(k key, ls labels.Labels, m metadata.Metadata) (*entry, error) {
+	if ls.IsEmpty() {
+		return nil, labelError{refusedLabels, fmt.Errorf("a series has no labels, or more than %d", r.limits.MaxLabelNames)}
+	}
+	name := ls.Get(model.MetricNameLabel)
+	family := name
+	if m == (metadata.Metadata{}) {
+		if f, known := r.svc.metadata.of(r.tenant, name); f != "" {
+			family, m = f, known
+		}
+	}
+	ser, err := r.seriesOf(ls, family, m, false)
+	if err != nil {
+		return nil, err
+	}
+	e := &entry{series: []*series{ser}}
+	r.svc.registry.remember(k, e, r.now)
+	return e, nil
+}
+
+func (p *pushed) exemplar(x exemplar.Exemplar) {
+	size := 0
+	x.Labels.Range(func(l labels.Label) { size += len([]rune(l.Name)) + len([]rune(l.Value)) })
+	if size <= exemplar.ExemplarMaxLabelSetLength { // Prometheus drops longer ones without a word
+		p.exemplars = append(p.exemplars, x)
+	}
+}
+
+// addPushed gathers a time series' samples, or refuses them.
+func (r *request) addPushed(e *entry, p *pushed) {
+	if p.err != nil {
+		r.refuse(p.why, len(p.samples), "%v", p.err)
+		return
+	}
+	ser := e.series[0]
+	for i := range p.samples {
+		x := p.samples[i]
+		r.number++
+		x.ser, x.point = ser, r.number
+		if i == len(p.samples)-1 {
+			x.exs, p.exemplars = p.exemplars, nil
+		}
+		r.add(x)
+	}
+	for _, x := range p.exemplars {
+		g := r.gatherOf(ser.src)
+		g.exemplars = append(g.exemplars, loose{ser, x})
+	}
+}
+
+// metricTypes are the numbers of metric types in remote_write 1.0 and 2.0.
+var metricTypes = []model.MetricType{
+	model.MetricTypeUnknown, model.MetricTypeCounter, model.MetricTypeGauge, model.MetricTypeHistogram, model.MetricTypeGaugeHistogram,
+	model.MetricTypeSummary, model.MetricTypeInfo, model.MetricTypeStateset,
+}
+
+func metricType(n uint64) model.MetricType {
+	if n >= uint64(len(metricTypes)) {
+		return model.MetricTypeUnknown
+	}
+	return metricTypes[n]
+}
+
+// readMetadata learns a family's metadata.
+func (r *request) readMetadata(msg []byte) error {
+	var m metadata.Metadata
+	var name string
+	m.Type = model.MetricTypeUnknown
+	f := walk(msg)
+	for f.next() {
+		switch {
+		case f.is(1, wireVarint):
+			m.Type = metricType(f.n)
+		case f.is(2, wireBytes):
+			name = string(f.bytes)
+		case f.is(4, wireBytes):
+			m.Help = string(f.bytes)
+		case f.is(5, wireBytes):
+			m.Unit = string(f.bytes)
+		}
+	}
+	if f.err == nil && name != "" {
+		r.svc.metadata.learn(r.tenant, name, clipped(m))
+	}
+	return f.err
+}

@@ -1,0 +1,216 @@
+package ingest
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/model/metadata"
+	writev2 "github.com/prometheus/prometheus/prompb/io/prometheus/write/v2"
+)
+
+// symbol is an entry of a request's table, and its key once it was needed.
+type symbol struct {
+	text  []byte
+	key   key
+	known bool
+}
+
+// readV2 gathers the samples of an io.prometheus.write.v2.Request.
+func (r *request) readV2(body []byte) error {
+	f := walk(body)
+	for f.next() {
+		if f.is(4, wireBytes) {
+			r.symbols = append(r.symbols, symbol{text: f.bytes})
+		}
+	}
+	if f.err != nil {
+		return malformed("request", f.err)
+	}
+	if len(r.symbols) > 0 && len(r.symbols[0].text) > 0 {
+		return malformed("symbols", errors.New("the first one is not the empty string"))
+	}
+	f = walk(body)
+	for f.next() {
+		if f.is(5, wireBytes) {
+			if err := r.readSeriesV2(f.bytes); err != nil {
+				return err
+			}
+		}
+	}
+	if f.err != nil {
+		return malformed("request", f.err)
+	}
+	return nil
+}
+
+func (r *request) readSeriesV2(msg []byte) error {
+	if err := r.count(); err != nil {
+		return err
+	}
+	p := &r.pushed
+	p.reset()
+	r.refs = r.refs[:0]
+	var meta writev2.Metadata
+	f := walk(msg)
+	for f.next() {
+		switch {
+		case f.num == 1:
+			r.refs = varints(&f, r.refs)
+		case f.is(2, wireBytes):
+			x, err := readSample(f.bytes)
+			if err != nil {
+				return malformed("sample", err)
+			}
+			p.samples = append(p.samples, x)
+		case f.is(3, wireBytes):
+			var h writev2.Histogram
+			if err := h.Unmarshal(f.bytes); err != nil {
+				return malformed("histogram", err)
+			}
+			p.histogram(h.Timestamp, h.StartTimestamp, &h)
+		case f.is(4, wireBytes):
+			if err := r.exemplarV2(p, f.bytes); err != nil {
+				return err
+			}
+		case f.is(5, wireBytes):
+			if err := meta.Unmarshal(f.bytes); err != nil {
+				return malformed("metadata", err)
+			}
+		}
+	}
+	if f.err != nil {
+		return malformed("time series", f.err)
+	}
+	if len(p.samples) == 0 {
+		p.refuse(refusedEmpty, errors.New("a time series must have at least one sample or histogram"))
+	}
+	e, err := r.entryV2(&meta)
+	if err != nil {
+		p.refuse(refusalOf(err), err)
+	}
+	if p.err != nil && len(p.samples) == 0 {
+		r.refuse(p.why, 1, "%v", p.err)
+		return nil
+	}
+	r.addPushed(e, p)
+	return nil
+}
+
+// varints reads a repeated field of numbers: packed, or one of them.
+func varints(f *fields, list []uint32) []uint32 {
+	if f.typ == wireVarint {
+		return append(list, uint32(f.n))
+	}
+	if !f.is(f.num, wireBytes) {
+		return list
+	}
+	packed := walk(f.bytes)
+	for len(packed.rest) > 0 {
+		v, ok := packed.varint()
+		if !ok {
+			f.fail("field %d: %w", f.num, packed.err)
+			return list
+		}
+		list = append(list, uint32(v))
+	}
+	return list
+}
+
+// symbol returns an entry of the table.
+func (r *request) symbol(ref uint32) (*symbol, error) {
+	if int64(ref) >= int64(len(r.symbols)) {
+		return nil, labelError{refusedLabels, fmt.Errorf("a series refers to symbol %d of %d", ref, len(r.symbols))}
+	}
+	s := &r.symbols[ref]
+	if !s.known {
+		s.key, s.known = r.svc.hash.bytes(s.text), true
+	}
+	return s, nil
+}
+
+// entryV2 returns what is known of the series with the labels that r.refs refer to.
+func (r *request) entryV2(meta *writev2.Metadata) (*entry, error) {
+	if len(r.refs)%2 != 0 {
+		return nil, labelError{refusedLabels, fmt.Errorf("a series has an odd number of symbols, %d, for its labels", len(r.refs))}
+	}
+	k := r.root.number(uint64(meta.Type))
+	for _, ref := range r.refs {
+		s, err := r.symbol(ref)
+		if err != nil {
+			return nil, err
+		}
+		k = k.with(s.key)
+	}
+	help, err := r.symbol(meta.HelpRef)
+	if err != nil {
+		return nil, err
+	}
+	unit, err := r.symbol(meta.UnitRef)
+	if err != nil {
+		return nil, err
+	}
+	k = k.with(help.key).with(unit.key)
+	if e := r.svc.registry.lookup(k, r.now); e != nil {
+		return e, nil
+	}
+	if len(r.refs) > 2*(r.limits.MaxLabelNames+1) {
+		return nil, labelError{refusedLabels, fmt.Errorf("a series has %d labels, the most is %d", len(r.refs)/2, r.limits.MaxLabelNames)}
+	}
+	ls := r.labelsV2(r.refs)
+	m := metadata.Metadata{Type: metricType(uint64(meta.Type)), Help: string(help.text), Unit: string(unit.text)}
+	if meta.Type == 0 && m.Help == "" && m.Unit == "" {
+		m = metadata.Metadata{}
+	}
+	return r.learnLabels(k, ls, m)
+}
+
+// labelsV2 makes a label set of symbols, whose references were looked at before.
+func (r *request) labelsV2(refs []uint32) labels.Labels {
+	r.scratch.Reset()
+	for i := 0; i+1 < len(refs); i += 2 {
+		r.scratch.Add(string(r.symbols[refs[i]].text), string(r.symbols[refs[i+1]].text))
+	}
+	r.scratch.Sort()
+	return r.scratch.Labels()
+}
+
+func (r *request) exemplarV2(p *pushed, msg []byte) error {
+	var e writev2.Exemplar
+	if err := e.Unmarshal(msg); err != nil {
+		return malformed("exemplar", err)
+	}
+	for _, ref := range e.LabelsRefs {
+		if _, err := r.symbol(ref); err != nil {
+			p.refuse(refusedLabels, err)
+			return nil
+		}
+	}
+	p.exemplar(exemplar.Exemplar{Labels: r.labelsV2(e.LabelsRefs), Value: e.Value, Ts: e.Timestamp, HasTs: e.Timestamp != 0})
+	return nil
+}
+
+// wireHistogram is a native histogram of remote_write 1.0 or 2.0.
+type wireHistogram interface {
+	IsFloatHistogram() bool
+	ToIntHistogram() *histogram.Histogram
+	ToFloatHistogram() *histogram.FloatHistogram
+}
+
+func (p *pushed) histogram(t, st int64, w wireHistogram) {
+	var h *histogram.Histogram
+	var fh *histogram.FloatHistogram
+	if w.IsFloatHistogram() {
+		fh = w.ToFloatHistogram()
+	} else {
+		h = w.ToIntHistogram()
+	}
+	x := sample{t: t, st: st}
+	var err error
+	if x.hist, err = checkHistogram(h, fh); err != nil {
+		p.refuse(refusedHistogram, err)
+	}
+	p.samples = append(p.samples, x)
+}

@@ -1,0 +1,445 @@
+package ingest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/publish"
+	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/services/ingest/door"
+)
+
+// sample is a sample on its way into a frame.
+type sample struct {
+	ser   *series
+	t, st int64 // timestamp and start timestamp in milliseconds; st is 0 where it is not known
+	v     float64
+	hist  *frame.Histogram // nil for a float; Index, Time and Start are not set
+	exs   []exemplar.Exemplar
+	point int  // number of the point that it comes from, within the request
+	round int  // how many samples of the series stand before it
+	known bool // it is the series' newest once more, to carry an exemplar
+}
+
+// loose is an exemplar that came without a sample of its series.
+type loose struct {
+	ser *series
+	x   exemplar.Exemplar
+}
+
+// gather is what a request has for one source.
+type gather struct {
+	src       *source
+	samples   []sample
+	exemplars []loose
+	repeats   bool // there were samples that are taken already, or about to be
+}
+
+// request is one push on its way from bytes to the stream's acknowledgement. Its memory is used again.
+type request struct {
+	svc     *Service
+	tenant  string
+	limits  *door.Limits
+	root    key // of the tenant and the limits
+	now     int64
+	maxTime int64 // in milliseconds
+	tr      *translation
+
+	gathers []*gather
+	free    []*gather
+	bySrc   map[*source]*gather
+	current *gather
+	points  int // or time series, so far
+	number  int // of samples, so far
+
+	out     door.Outcome
+	reasons []string
+	last    int // the point that was refused last
+
+	build   builder
+	learner learner
+	otlp    otlpScratch
+	pushed  pushed
+	symbols []symbol
+	refs    []uint32
+	scratch labels.ScratchBuilder
+}
+
+var requests = sync.Pool{New: func() any {
+	return &request{bySrc: map[*source]*gather{}, scratch: labels.NewScratchBuilder(16)}
+}}
+
+// maxAhead is by how much a sample may be in the future, as in Prometheus.
+const maxAhead = 10 * time.Minute
+
+func (s *Service) begin(p *door.Push) *request {
+	r := requests.Get().(*request)
+	now := time.Now()
+	r.svc, r.tenant, r.limits, r.now, r.maxTime, r.last = s, p.Tenant, p.Limits, seconds(now), now.Add(maxAhead).UnixMilli(), -1
+	r.tr = s.translation.Load()
+	r.root = s.hash.string(p.Tenant).number(uint64(p.Limits.MaxLabelNames)).number(uint64(p.Limits.MaxLabelNameBytes)).
+		number(uint64(p.Limits.MaxLabelValueBytes)).number(uint64(p.Format)).number(r.tr.generation)
+	return r
+}
+
+// release gives the request's memory back.
+func (r *request) release() {
+	for _, g := range r.gathers {
+		clear(g.samples)
+		clear(g.exemplars)
+		g.src, g.samples, g.exemplars, g.repeats = nil, g.samples[:0], g.exemplars[:0], false
+		if cap(g.samples) <= 1<<14 {
+			r.free = append(r.free, g)
+		}
+	}
+	clear(r.gathers)
+	clear(r.bySrc)
+	r.gathers, r.current, r.points, r.number = r.gathers[:0], nil, 0, 0
+	r.out, r.reasons = door.Outcome{}, nil
+	r.learner.release()
+	r.otlp.release()
+	r.pushed.reset()
+	r.build.release()
+	if len(r.free) > 64 {
+		r.free = r.free[:64]
+	}
+	clear(r.symbols)
+	r.symbols = r.symbols[:0]
+	requests.Put(r)
+}
+
+// add takes a sample for its series.
+func (r *request) add(x sample) {
+	g := r.gatherOf(x.ser.src)
+	g.samples = append(g.samples, x)
+}
+
+// gatherOf returns what there is for a source.
+func (r *request) gatherOf(src *source) *gather {
+	if r.current != nil && r.current.src == src {
+		return r.current
+	}
+	g, ok := r.bySrc[src]
+	if !ok {
+		if n := len(r.free); n > 0 {
+			g, r.free = r.free[n-1], r.free[:n-1]
+		} else {
+			g = &gather{}
+		}
+		g.src = src
+		r.bySrc[src] = g
+		r.gathers = append(r.gathers, g)
+	}
+	r.current = g
+	return g
+}
+
+// maxReasons is how many refusals an answer names.
+const maxReasons = 3
+
+// refuse notes that n points, or samples, will not be taken, by whatever is wrong with them.
+func (r *request) refuse(why refusal, n int, format string, args ...any) {
+	r.out.Refused += n
+	r.svc.metrics.refused(why, n)
+	if len(r.reasons) < maxReasons {
+		r.reasons = append(r.reasons, string(why)+": "+fmt.Sprintf(format, args...))
+	}
+}
+
+// refuseSample is refuse for one sample of several that a point may have: a point counts once.
+func (r *request) refuseSample(why refusal, x *sample, format string, args ...any) {
+	n := 1
+	if x.point == r.last {
+		n = 0
+	}
+	r.last = x.point
+	r.refuse(why, n, format, args...)
+}
+
+// errFull is returned where frames that are not acknowledged yet take all the memory that they may.
+var errFull = &door.Refusal{Kind: door.Full, RetryAfter: time.Second, Message: "the stream does not take samples as fast as they come; try again later"}
+
+// finish brings everything gathered into the stream and waits for its acknowledgement.
+func (r *request) finish(ctx context.Context) (door.Outcome, error) {
+	acks := &acks{done: make(chan struct{})}
+	acks.left.Store(1)
+	var refused error
+	for _, g := range r.gathers {
+		if refused = r.commit(g, acks); refused != nil {
+			break
+		}
+	}
+	acks.end(nil)
+	if refused != nil {
+		return door.Outcome{}, refused
+	}
+	if err := r.wait(ctx, acks); err != nil {
+		return door.Outcome{}, err
+	}
+	r.svc.metrics.samples.Add(float64(r.out.Samples + r.out.Histograms))
+	r.out.Reason = r.reason()
+	return r.out, nil
+}
+
+func (r *request) reason() string {
+	if len(r.reasons) == 0 {
+		return ""
+	}
+	text := strings.Join(r.reasons, "; ")
+	if r.out.Refused > len(r.reasons) {
+		text += "; and others"
+	}
+	return text
+}
+
+// wait waits until the stream has acknowledged all, for as long as a request may.
+func (r *request) wait(ctx context.Context, a *acks) error {
+	select { // there may have been nothing to wait for
+	case <-a.done:
+	default:
+		timer := time.NewTimer(r.svc.cfg.AckTimeout)
+		defer timer.Stop()
+		select {
+		case <-a.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+			return r.svc.unavailable()
+		}
+	}
+	if err := a.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// acks waits for several acknowledgements.
+type acks struct {
+	left atomic.Int32
+	err  atomic.Pointer[error]
+	done chan struct{}
+}
+
+func (a *acks) end(err error) {
+	if err != nil {
+		a.err.CompareAndSwap(nil, &err)
+	}
+	if a.left.Add(-1) == 0 {
+		close(a.done)
+	}
+}
+
+// commit makes frames of what a request has for one source and hands them to the publisher of its partition. The source knows the samples from then on: what is pushed again is not published
+// again, but waits for the same acknowledgement.
+func (r *request) commit(g *gather, a *acks) error {
+	s := r.svc.registry.lock(g.src)
+	defer s.mu.Unlock()
+	for i := range g.samples {
+		g.samples[i].ser = r.settle(s, g.samples[i].ser)
+	}
+	list := r.judge(s, g)
+	if len(g.exemplars) > 0 {
+		list = r.attach(s, g, list)
+	}
+	u := &publish.Unit{Linger: r.svc.cfg.Linger, Budget: r.svc.budget, Job: s.key.job}
+	if len(list) > 0 {
+		s.describe(r.svc.metadata)
+		s.tidy()
+		if err := s.seal(); err != nil {
+			return fmt.Errorf("series of job %q: %w", s.key.job, err)
+		}
+		r.build.frames(s, list, u)
+	} else if !g.repeats {
+		return nil
+	}
+	u.Done = func(err error) {
+		if err != nil {
+			s.failed()
+			err = notPublished(err)
+		}
+		a.end(err)
+	}
+	a.left.Add(1)
+	if !r.svc.publishers(s.delta).Offer(s.partition, u) {
+		a.left.Add(-1)
+		r.svc.metrics.full.Inc()
+		return errFull
+	}
+	for i := range list {
+		x := &list[i]
+		if x.known {
+			continue
+		}
+		if x.t >= x.ser.last {
+			x.ser.last, x.ser.bits, x.ser.hist = x.t, math.Float64bits(x.v), x.hist != nil
+		}
+		if x.hist != nil {
+			r.out.Histograms++
+		} else {
+			r.out.Samples++
+		}
+	}
+	return nil
+}
+
+// settle returns the series of the source as it is now that stands for another: it may have been forgotten while the request was read.
+func (r *request) settle(s *source, x *series) *series {
+	if x.src != s || x.number == gone {
+		hash := x.labels.Hash()
+		now := s.find(hash, x.labels)
+		if now == nil {
+			now = s.add(hash, x.labels, r.now)
+			now.family, now.meta = x.family, x.meta
+			r.svc.registry.series.Add(1)
+		}
+		x = now
+	}
+	x.seen = r.now
+	return x
+}
+
+// attach gives exemplars that came without a sample to one of their series: to the last one in the list, or to the newest one that was taken before, which is sent once more, since no
+// endpoint takes an exemplar alone.
+func (r *request) attach(s *source, g *gather, list []sample) []sample {
+	at := map[*series]int{}
+	for i := range list {
+		at[list[i].ser] = i
+	}
+	for _, e := range g.exemplars {
+		ser := r.settle(s, e.ser)
+		i, ok := at[ser]
+		if !ok {
+			if ser.last == minTime || ser.hist {
+				r.refuse(refusedExemplar, 0, "an exemplar of %s comes before any sample", ser.labels)
+				continue
+			}
+			i = len(list)
+			at[ser] = i
+			list = append(list, sample{ser: ser, t: ser.last, v: math.Float64frombits(ser.bits), known: true})
+		}
+		list[i].exs = append(list[i].exs, r.judgeExemplars(s, ser, []exemplar.Exemplar{e.x})...)
+	}
+	list = slices.DeleteFunc(list, func(x sample) bool { return x.known && len(x.exs) == 0 })
+	slices.SortStableFunc(list, byNumber)
+	return list
+}
+
+// judge sorts the samples by series and returns those to take: not those that are refused, and not those that are taken already.
+func (r *request) judge(s *source, g *gather) []sample {
+	list := g.samples
+	if !slices.IsSortedFunc(list, byNumber) {
+		slices.SortStableFunc(list, byNumber)
+	}
+	kept := list[:0]
+	for i := 0; i < len(list); {
+		n := i + 1
+		for n < len(list) && list[n].ser == list[i].ser {
+			n++
+		}
+		kept = r.judgeSeries(s, g, list[i:n], kept)
+		i = n
+	}
+	return kept
+}
+
+func byNumber(a, b sample) int { return cmp.Compare(a.ser.number, b.ser.number) }
+
+// judgeSeries judges the samples of one series.
+func (r *request) judgeSeries(s *source, g *gather, run, kept []sample) []sample {
+	byTime := func(a, b sample) int { return cmp.Compare(a.t, b.t) }
+	if !slices.IsSortedFunc(run, byTime) { // floats and histograms come apart
+		slices.SortStableFunc(run, byTime)
+	}
+	ser := run[0].ser
+	last, bits, hist := ser.last, ser.bits, ser.hist
+	same := func(x *sample) bool {
+		return x.t == last && (x.hist != nil) == hist && (hist || math.Float64bits(x.v) == bits)
+	}
+	again := !s.delta && same(&run[len(run)-1]) // a request that is sent again ends with the newest sample
+	round := 0
+	for k := range run {
+		x := run[k]
+		switch {
+		case x.t > r.maxTime:
+			r.refuseSample(refusedFuture, &x, "%s at %s", ser.labels, stamp(x.t))
+			continue
+		case s.delta:
+		case again && x.t <= last, same(&x):
+			g.repeats = true
+			if x.hist != nil {
+				r.out.Histograms++
+			} else {
+				r.out.Samples++
+			}
+			continue
+		case x.t == last:
+			r.refuseSample(refusedDuplicate, &x, "%s has another value at %s", ser.labels, stamp(x.t))
+			continue
+		case x.t < last && last-x.t > r.svc.cfg.OutOfOrderWindow.Milliseconds():
+			r.refuseSample(refusedOutOfOrder, &x, "%s at %s, its newest sample is of %s", ser.labels, stamp(x.t), stamp(last))
+			continue
+		}
+		if x.t > last {
+			last, bits, hist = x.t, math.Float64bits(x.v), x.hist != nil
+		}
+		x.exs = r.judgeExemplars(s, ser, x.exs)
+		x.round = round
+		round++
+		kept = append(kept, x)
+	}
+	return kept
+}
+
+// judgeExemplars returns those that are newer than the series' newest; others are what senders repeat until something new happens.
+func (r *request) judgeExemplars(s *source, ser *series, list []exemplar.Exemplar) []exemplar.Exemplar {
+	if len(list) == 0 {
+		return nil
+	}
+	newest, have := s.exemplars[ser]
+	kept := list[:0]
+	for _, x := range list {
+		if have && exemplar.Compare(x, newest) <= 0 {
+			continue
+		}
+		newest, have = x, true
+		kept = append(kept, x)
+	}
+	if s.exemplars == nil {
+		s.exemplars = map[*series]exemplar.Exemplar{}
+	}
+	s.exemplars[ser] = newest
+	r.out.Exemplars += len(kept)
+	return kept
+}
+
+func stamp(ms int64) string { return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z") }
+
+// notPublished is what a sender hears of an error of the publisher.
+func notPublished(err error) error {
+	if errors.Is(err, stream.ErrTooLarge) {
+		return &door.Refusal{Kind: door.TooLarge, Message: "a series or sample is larger than a message of the stream may be"}
+	}
+	return &door.Refusal{Kind: door.Unavailable, RetryAfter: time.Second, Message: "the process stops before the stream has taken the samples"}
+}
+
+// unavailable is what a sender hears where the stream has not acknowledged in time.
+func (s *Service) unavailable() error {
+	message := "the stream has not acknowledged the samples in time"
+	if w := s.Waiting(); len(w) > 0 {
+		message += ": " + w[0]
+	}
+	s.metrics.late.Inc()
+	return &door.Refusal{Kind: door.Unavailable, RetryAfter: 2 * time.Second, Message: message}
+}
