@@ -306,3 +306,30 @@ func TestMetricNamesAreClean(t *testing.T) {
 		t.Errorf("promlint: %v %v", problems, err)
 	}
 }
+
+func TestTheServiceSaysOnWhatItWaits(t *testing.T) {
+	r := newRiver(t)
+	id := r.dict(1, "a")
+	s, _ := r.start(Config{})
+	r.push(1, r.frameOf(1, 1000, floats(id, 0, 1)))
+	r.expect(1, "a@1000(0)=1")
+	if err := r.JS.DeleteStream(t.Context(), r.Stream(stream.Frames)); err != nil {
+		t.Fatal(err)
+	}
+	r.push(1, r.frameOf(1, 2000, floats(id, 0, 1)))
+	eventually(t, "a word about it", func() bool {
+		w := s.Waiting()
+		return len(w) == 1 && strings.Contains(w[0], "partition 1") && s.Status().Behind == 1
+	})
+	if err := r.Ensure(t.Context(), stream.Layout{Partitions: partitions, Replicas: 1}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the sum goes on", func() bool {
+		msg, err := r.Last(t.Context(), stream.Frames, r.Frames(1))
+		return err == nil && strings.HasPrefix(msg.Header.Get(Header), "2 ")
+	})
+	eventually(t, "no more waiting", func() bool { return len(s.Waiting()) == 0 && s.Status().Behind == 0 })
+	if f := r.lastFrame(1); f.Sections[0].Values[0] != 2 {
+		t.Errorf("the sum is %v", f.Sections[0].Values)
+	}
+}

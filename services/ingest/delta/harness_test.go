@@ -70,6 +70,7 @@ type river struct {
 	t         *testing.T
 	published uint64
 	seq       map[uint64]uint64 // of the frames, by source
+	exact     bool              // services take all clocks for the same
 	enc       frame.Encoder
 }
 
@@ -146,6 +147,9 @@ func (r *river) start(cfg Config) (s *rig, stop func()) {
 	member, leave := fleettest.Join(t, r.Conn, "ingest")
 	cfg.Conn, cfg.Partitions, cfg.Fleet, cfg.Logger, cfg.Registerer = r.Conn, partitions, member, logger, s.reg
 	s.Service = New(cfg, system)
+	if r.exact {
+		s.margin = 0
+	}
 	system.Spawn("delta-service", s.Service)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -364,4 +368,22 @@ func (r *river) find(partition int, time int64) *frame.Frame {
 	}
 	r.t.Fatalf("partition %d has no frame of the time %d", partition, time)
 	return nil
+}
+
+// lastFrame returns the first frame of the last message of a partition of FRAMES.
+func (r *river) lastFrame(partition int) *frame.Frame {
+	r.t.Helper()
+	msg, err := r.Last(r.t.Context(), stream.Frames, r.Frames(partition))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	batch, err := frame.OpenBatch(msg.Data, nil)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	f := &frame.Frame{}
+	if ok, err := batch.Next(f); !ok || err != nil {
+		r.t.Fatalf("message %d has no frame: %v", msg.Seq, err)
+	}
+	return f
 }

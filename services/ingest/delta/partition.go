@@ -170,7 +170,7 @@ func (p *partition) next(ctx context.Context) (msg stream.Message, late bool, er
 // idle sweeps where no message has come for a while. If none waits, the next one will be stored later than now.
 func (p *partition) idle(ctx context.Context) {
 	if p.look(ctx) == nil && p.pending == 0 {
-		p.sweep(time.Now().Add(-clockMargin).UnixMilli())
+		p.sweep(time.Now().Add(-p.svc.margin).UnixMilli())
 	}
 }
 

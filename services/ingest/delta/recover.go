@@ -12,9 +12,6 @@ import (
 	"github.com/millrace/millrace/pkg/stream"
 )
 
-// clockMargin is how far the clocks of this process and of NATS servers may be apart.
-const clockMargin = time.Minute
-
 // recover reads back the sums as of the last message of DELTAS that FRAMES tells of. What a former owner publishes while this reads, it makes of the
 // same messages that this process is about to read.
 func (p *partition) recover(ctx context.Context) error {
@@ -24,7 +21,7 @@ func (p *partition) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	since := next.Add(-p.svc.cfg.MaxStale - clockMargin)
+	since := next.Add(-p.svc.cfg.MaxStale - p.svc.margin)
 	messages, applied, failed := 0, 0, 0
 	err = conn.Past(ctx, stream.Frames, conn.Frames(p.number), since, func(msg stream.Message) error {
 		messages++

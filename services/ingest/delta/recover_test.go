@@ -213,8 +213,9 @@ func TestAFormerOwnerIsHarmless(t *testing.T) {
 
 func TestWhatWaitedForLongIsAddedToWhatWasBefore(t *testing.T) {
 	// Between a message that was handled and the next, less than MaxStale has passed, but since then much more.
-	const maxStale = time.Second
+	const maxStale = 3 * time.Second
 	r := newRiver(t)
+	r.exact = true
 	id := r.dict(0, "a")
 	s, stop := r.start(Config{MaxStale: maxStale})
 	r.push(0, r.frameOf(1, 1000, floats(id, 0, 1)))

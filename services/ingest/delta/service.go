@@ -48,6 +48,7 @@ type Service struct {
 	metrics    *metrics
 	hash       hasher
 	budget     *budget
+	margin     time.Duration   // clockMargin
 	sweepEvery int64           // milliseconds
 	published  []atomic.Uint64 // samples by partition, of this publisher
 	said       atomic.Int64    // when the log was told of the limit, in seconds since 1970
@@ -63,6 +64,9 @@ type owned struct {
 	ref *actor.Ref
 }
 
+// clockMargin is how far the clocks of this process and of NATS servers may be apart.
+const clockMargin = time.Minute
+
 // New returns the service. system supervises its actors.
 func New(cfg Config, system *actor.System) *Service {
 	if cfg.Publisher == 0 {
@@ -75,7 +79,7 @@ func New(cfg Config, system *actor.System) *Service {
 		cfg.MaxStreams = 1_000_000
 	}
 	s := &Service{
-		cfg: cfg, system: system, hash: newHasher(), budget: &budget{limit: int64(cfg.MaxStreams)}, sweepEvery: min(cfg.MaxStale/4, time.Minute).Milliseconds(),
+		margin: clockMargin, cfg: cfg, system: system, hash: newHasher(), budget: &budget{limit: int64(cfg.MaxStreams)}, sweepEvery: min(cfg.MaxStale/4, time.Minute).Milliseconds(),
 		published: make([]atomic.Uint64, cfg.Partitions), owned: map[int]*owned{},
 	}
 	s.metrics = newMetrics(s, cfg.Registerer)
