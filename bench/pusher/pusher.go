@@ -132,7 +132,11 @@ func New(config Config) (*Pusher, error) {
 	if err != nil {
 		return nil, err
 	}
-	shared := newHTTPTransport(config)
+	// Over HTTP, senders share a client, which gives each of them a connection.
+	var shared transport
+	if config.Protocol != OTLPGRPC {
+		shared = newHTTPTransport(config)
+	}
 	bodies := &sync.Pool{New: func() any { return new([]byte) }}
 	for i := range config.Senders {
 		number := fmt.Sprintf("%0*d", width, i)
@@ -171,24 +175,24 @@ func newTemplate(config Config, width int) (*template, error) {
 
 // Run pushes until ctx is done, and then for Config.Drain at most to get the answers that are missing. It is to be called once.
 func (p *Pusher) Run(ctx context.Context) {
+	// Attempts do not end with ctx, but when the time to drain has passed.
 	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	end := &ending{done: make(chan struct{})}
 	ended := make(chan struct{})
 	var all sync.WaitGroup
 	start := time.Now()
 	for i, s := range p.senders {
 		first := start.Add(p.config.Interval * time.Duration(i) / time.Duration(len(p.senders)))
-		all.Go(func() { s.run(ctx, sending, first) })
+		all.Go(func() { s.run(sending, end, first) })
 	}
 	go func() {
 		all.Wait()
 		close(ended)
 	}()
-	select {
-	case <-ctx.Done():
-	case <-ended:
-		return
-	}
+	<-ctx.Done()
+	end.at = time.Now()
+	close(end.done)
 	drain := time.NewTimer(p.config.Drain)
 	defer drain.Stop()
 	select {

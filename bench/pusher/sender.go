@@ -31,29 +31,51 @@ type sender struct {
 	acked []numbered.Served
 }
 
-// run pushes, the first time at the given one, until ctx is done. What waits then is sent as long as sending is not done.
-func (s *sender) run(ctx, sending context.Context, first time.Time) {
+// ending is when senders are to make no more pushes.
+type ending struct {
+	done chan struct{}
+	// at is the time; it is set before done is closed.
+	at time.Time
+}
+
+// over reports whether the end has come, and otherwise the time.
+func (e *ending) over() (bool, time.Time) {
+	select {
+	case <-e.done:
+		return true, e.at
+	default:
+		return false, time.Now()
+	}
+}
+
+// run pushes, the first time at the given one, until the end. What waits then is sent as long as ctx is not done.
+func (s *sender) run(ctx context.Context, end *ending, first time.Time) {
 	defer s.transport.close()
 	s.next, s.since = first, first.Add(-s.config.Interval).UnixMilli()
 	due := time.NewTimer(time.Until(first))
 	defer due.Stop()
 	for {
-		if ctx.Err() == nil {
-			s.makeDue(time.Now())
-		}
+		over, now := end.over()
+		s.makeDue(now)
 		if len(s.queue) > 0 {
-			if !s.push(sending, s.queue[0]) {
+			answered := s.push(ctx, s.queue[0])
+			// What was due meanwhile found the queue with this push.
+			_, now = end.over()
+			s.makeDue(now)
+			if !answered {
 				s.counts.change(func(c *Stats) { c.Unanswered += len(s.queue) })
 				return
 			}
 			s.queue = append(s.queue[:0], s.queue[1:]...)
 			continue
 		}
+		if over {
+			return
+		}
 		due.Reset(time.Until(s.next))
 		select {
 		case <-due.C:
-		case <-ctx.Done():
-			return
+		case <-end.done:
 		}
 	}
 }
