@@ -17,6 +17,9 @@ import (
 	"github.com/prometheus/prometheus/config"
 	_ "github.com/prometheus/prometheus/discovery/file" // registers file_sd_configs
 
+	"gopkg.in/yaml.v3"
+
+	"github.com/millrace/millrace/bench/pusher"
 	"github.com/millrace/millrace/bench/receiver"
 )
 
@@ -113,7 +116,7 @@ func TestConfigIsWhatPrometheusAccepts(t *testing.T) {
 		for _, s := range []scenario{
 			{Interval: 2 * time.Second, Protocol: "1.0", Kind: "generated"}, {Interval: time.Minute, Protocol: "2.0", Kind: "protobuf"},
 		} {
-			text := s.config(a, "/tmp/targets.json", "http://127.0.0.1:1/api/v1/write")
+			text := s.config(a, "/tmp/targets.json", "http://127.0.0.1:1/api/v1/write", "127.0.0.1:2")
 			parsed, err := config.Load(text, promslog.NewNopLogger())
 			if err != nil {
 				t.Fatalf("%s: %v\n%s", a.name, err, text)
@@ -125,6 +128,133 @@ func TestConfigIsWhatPrometheusAccepts(t *testing.T) {
 				t.Errorf("%s: interval %s", a.name, got)
 			}
 		}
+	}
+}
+
+func TestConfigForPushesHasNoTargets(t *testing.T) {
+	for _, a := range agents("a", "b", "c") {
+		for _, protocol := range pusher.Protocols() {
+			s := scenario{Interval: 2 * time.Second, Protocol: "2.0", Kind: "generated", Push: protocol}
+			text := s.config(a, "", "http://127.0.0.1:1/api/v1/write", "127.0.0.1:2")
+			forPrometheus, own, _ := strings.Cut(text, "millrace:\n")
+			parsed, err := config.Load(forPrometheus, promslog.NewNopLogger())
+			if err != nil {
+				t.Fatalf("%s: %v\n%s", a.name, err, text)
+			}
+			if len(parsed.ScrapeConfigs) > 0 || a.scrapeOnly == (len(parsed.RemoteWriteConfigs) == 1) {
+				t.Errorf("%s: %s", a.name, text)
+			}
+			if a.name != "millrace" {
+				if own != "" {
+					t.Errorf("%s has the block of Millrace", a.name)
+				}
+				continue
+			}
+			var block struct {
+				Ingest struct {
+					OTLP map[string]struct{ Listen string }
+				}
+			}
+			if err := yaml.Unmarshal([]byte(own), &block); err != nil {
+				t.Fatal(err)
+			}
+			for name, of := range map[string]pusher.Protocol{"grpc": pusher.OTLPGRPC, "http": pusher.OTLPHTTP} {
+				if listen := block.Ingest.OTLP[name].Listen; (listen == "127.0.0.1:2") != (protocol == of) || listen != "" && protocol != of {
+					t.Errorf("%s listens on %q for %s", protocol, listen, name)
+				}
+			}
+		}
+	}
+}
+
+func TestAgentsTakeWhatTheyCan(t *testing.T) {
+	want := map[string]map[pusher.Protocol]string{
+		"millrace": {
+			pusher.OTLPHTTP: "http://b:2/v1/metrics", pusher.OTLPGRPC: "http://b:2",
+			pusher.RemoteWrite: "http://a:1/api/v1/write", pusher.RemoteWrite2: "http://a:1/api/v1/write",
+		},
+		"prometheus": {
+			pusher.OTLPHTTP: "http://a:1/api/v1/otlp/v1/metrics", pusher.RemoteWrite: "http://a:1/api/v1/write", pusher.RemoteWrite2: "http://a:1/api/v1/write",
+		},
+		"vmagent": {pusher.OTLPHTTP: "http://a:1/opentelemetry/v1/metrics", pusher.RemoteWrite: "http://a:1/api/v1/write"},
+	}
+	for _, a := range agents("a", "b", "c") {
+		for _, protocol := range pusher.Protocols() {
+			if got := a.pushURL(protocol, "a:1", "b:2"); got != want[a.name][protocol] {
+				t.Errorf("%s takes %s at %q", a.name, protocol, got)
+			}
+		}
+	}
+}
+
+func TestTableOfPushesHasAnswers(t *testing.T) {
+	s := scenario{Push: pusher.OTLPHTTP, Senders: 3, PushSeries: 40, PushInterval: time.Second}
+	between := pushesBetween(pusher.Stats{Acknowledged: 5, Refused: 1},
+		pusher.Stats{Acknowledged: 9, Refused: 3, Failures: map[string]int{"503": 4, "timeout": 2}, Answer: pusher.Answer{P50: .001, P99: .02, Max: .5}})
+	want := &pushes{Acknowledged: 4, Refused: 2, Failures: map[string]int{"503": 4, "timeout": 2}, P50: 1, P99: 20, Max: 500}
+	if diff := cmp.Diff(want, between); diff != "" {
+		t.Error(diff)
+	}
+	results := []result{{Agent: "millrace", Round: 1, Samples: 10, Seconds: 1, Pushes: between}}
+	medians := summarize(s, results)[0].Medians
+	for head, want := range map[string]float64{"answer p50 ms": 1, "answer p99 ms": 20, "answer max ms": 500, "failed": 6, "refused": 2} {
+		if medians[head] != want {
+			t.Errorf("%s is %v, want %v", head, medians[head], want)
+		}
+	}
+	var table bytes.Buffer
+	if err := printTable(&table, s, results); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(table.String(), "3 senders of 40 series") || !strings.Contains(table.String(), "answer p99 ms") {
+		t.Errorf("table:\n%s", &table)
+	}
+}
+
+func TestPushesAreProvedByTheLog(t *testing.T) {
+	server := httptest.NewServer(receiver.New(receiver.Config{}))
+	defer server.Close()
+	log := filepath.Join(t.TempDir(), "log.json")
+	c := pushCommand{
+		listen: "127.0.0.1:0", protocol: string(pusher.RemoteWrite), log: log, duration: 200 * time.Millisecond,
+		config: pusher.Config{URL: server.URL + "/api/v1/write", Senders: 3, Series: 20, Interval: 20 * time.Millisecond},
+	}
+	if err := c.serve(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var complete receiver.Completeness
+	if err := call(t.Context(), http.MethodPost, server.URL+"/complete", json.RawMessage(data), &complete); err != nil {
+		t.Fatal(err)
+	}
+	if complete.Scrapes < 15 || complete.Samples != 20*complete.Scrapes || len(complete.Missing)+len(complete.Partial) > 0 {
+		t.Errorf("%+v", complete)
+	}
+}
+
+func TestWaitingForAListenerEndsWithTheProcess(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "agent")
+	if err := os.WriteFile(binary, []byte("#!/bin/sh\necho unknown flag\nexit 2\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p, err := startProcess(t.Context(), "agent", filepath.Join(t.TempDir(), "log"), binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := waitForListener(t.Context(), p, "http://"+address+"/v1/metrics"); err == nil || !strings.Contains(err.Error(), "unknown flag") {
+		t.Errorf("error %v", err)
+	}
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	if err := waitForListener(t.Context(), p, server.URL); err != nil {
+		t.Error(err)
 	}
 }
 

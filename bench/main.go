@@ -1,4 +1,4 @@
-// Command bench measures agents that scrape and remote-write, and proves what became of every sample. See README.md.
+// Command bench measures agents that scrape, or are pushed to, and remote-write, and proves what became of every sample. See README.md.
 package main
 
 import (
@@ -25,6 +25,7 @@ func main() {
 	app.HelpFlag.Short('h')
 	targets := addTargets(app)
 	receiver := addReceiver(app)
+	push := addPush(app)
 	run := addRun(app)
 	var err error
 	switch command := kingpin.MustParse(app.Parse(os.Args[1:])); command {
@@ -32,6 +33,8 @@ func main() {
 		err = targets.serve(ctx)
 	case "receiver":
 		err = receiver.serve(ctx)
+	case "push":
+		err = push.serve(ctx)
 	case "run":
 		err = run.run(ctx)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/bench/numbered"
+	"github.com/millrace/millrace/bench/pusher"
 	"github.com/millrace/millrace/bench/receiver"
 )
 
@@ -22,8 +23,8 @@ type bench struct {
 	scenario scenario
 	process  *process
 	address  string
-	// receiver and targets are URLs.
-	receiver, targets string
+	// receiver and load are URLs; load is that of the targets, or of the pusher.
+	receiver, load string
 
 	// maxRSS is the largest resident set since the measurement began.
 	maxRSS int64
@@ -35,6 +36,7 @@ type mark struct {
 	usage  usage
 	report receiver.Report
 	stored float64
+	pushes pusher.Stats
 }
 
 func (b *bench) mark(ctx context.Context) (m mark, err error) {
@@ -47,6 +49,11 @@ func (b *bench) mark(ctx context.Context) (m mark, err error) {
 	}
 	if err = call(ctx, http.MethodGet, b.receiver+"/report", nil, &m.report); err != nil {
 		return m, err
+	}
+	if b.scenario.Push != "" {
+		if err = call(ctx, http.MethodGet, b.load+"/stats", nil, &m.pushes); err != nil {
+			return m, err
+		}
 	}
 	if b.agent.stored {
 		m.stored, err = storedBytes(ctx, b.address)
@@ -61,6 +68,11 @@ func (b *bench) measure(ctx context.Context, warmup, duration time.Duration) (re
 	}
 	if err := call(ctx, http.MethodPost, b.receiver+"/window", nil, nil); err != nil {
 		return result{}, err
+	}
+	if b.scenario.Push != "" {
+		if err := call(ctx, http.MethodPost, b.load+"/window", nil, nil); err != nil {
+			return result{}, err
+		}
 	}
 	b.maxRSS = 0
 	from, err := b.mark(ctx)
@@ -85,6 +97,9 @@ func (b *bench) measure(ctx context.Context, warmup, duration time.Duration) (re
 		return result{}, err
 	}
 	r.CatchUp = recovered
+	if b.scenario.Push != "" {
+		r.Pushes = pushesBetween(from.pushes, to.pushes)
+	}
 	r.Missing, r.Partial, err = b.incomplete(ctx, to.at)
 	return r, err
 }
@@ -99,7 +114,8 @@ func (b *bench) result(from, to mark) (result, error) {
 		Lost: to.report.Lost, Reordered: to.report.Reordered, Changed: to.report.Changed, Repeated: to.report.Repeated,
 	}
 	if r.Samples <= 0 {
-		return r, fmt.Errorf("no samples arrived from %s in the %.0f s measured; its last output:\n%s", b.agent.name, r.Seconds, b.process.output())
+		return r, fmt.Errorf("no samples arrived from %s in the %.0f s measured%s; its last output:\n%s", b.agent.name, r.Seconds, lastFailure(to.pushes),
+			b.process.output())
 	}
 	r.CPUPerSample = float64((to.usage.cpu - from.usage.cpu).Microseconds()) / float64(r.Samples)
 	r.WirePerSample = float64(to.report.WireBytes-from.report.WireBytes) / float64(r.Samples)
@@ -108,6 +124,22 @@ func (b *bench) result(from, to mark) (result, error) {
 		r.StoredPerSample = &stored
 	}
 	return r, nil
+}
+
+// lastFailure says how the last push failed, if one did.
+func lastFailure(s pusher.Stats) string {
+	if s.LastFailure == "" {
+		return ""
+	}
+	return ", and a push failed: " + s.LastFailure
+}
+
+// pushesBetween is what a pusher did between two marks.
+func pushesBetween(from, to pusher.Stats) *pushes {
+	return &pushes{
+		Acknowledged: to.Acknowledged - from.Acknowledged, Refused: to.Refused - from.Refused, Rejected: to.Rejected - from.Rejected,
+		Skipped: to.Skipped - from.Skipped, Failures: to.Failures, P50: 1e3 * to.Answer.P50, P99: 1e3 * to.Answer.P99, Max: 1e3 * to.Answer.Max,
+	}
 }
 
 func mebibytes(bytes int64) float64 { return float64(bytes) / (1 << 20) }
@@ -188,11 +220,11 @@ func catchUpOf(seconds []receiver.Second, recovered, now time.Time) catchUp {
 	return c
 }
 
-// incomplete counts the scrapes of which nothing or not all arrived. Those of the last seconds may be on their way.
+// incomplete counts the scrapes, or acknowledged pushes, of which nothing or not all arrived. Those of the last seconds may be on their way.
 func (b *bench) incomplete(ctx context.Context, end time.Time) (missing, partial int, err error) {
 	const onTheirWay = 5 * time.Second
 	var log numbered.Log
-	if err := call(ctx, http.MethodGet, b.targets+"/served?log=1", nil, &log); err != nil {
+	if err := call(ctx, http.MethodGet, b.load+"/served?log=1", nil, &log); err != nil {
 		return 0, 0, err
 	}
 	for name, served := range log {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -40,6 +42,12 @@ func addRun(app *kingpin.Application) *runCommand {
 	cmd.Flag("kind", "What targets expose.").Default("generated").EnumVar(&c.scenario.Kind, "generated", "recorded", "protobuf")
 	cmd.Flag("outage", "After the warm-up the receiver answers 503 for that long, and the catching up is measured.").
 		DurationVar(&c.scenario.Outage)
+	cmd.Flag("push", "Push by this protocol instead of scraping: "+strings.Join(protocols(), ", ")+". Agents that do not take it are left out.").
+		EnumVar((*string)(&c.scenario.Push), protocols()...)
+	cmd.Flag("senders", "Applications that push.").Default("100").IntVar(&c.scenario.Senders)
+	cmd.Flag("push-series", "Series per application that pushes.").Default("500").IntVar(&c.scenario.PushSeries)
+	cmd.Flag("push-histograms", "Classic histograms among them, of 13 series each.").IntVar(&c.scenario.PushHistograms)
+	cmd.Flag("push-interval", "Time from one push of an application to its next.").Default("1s").DurationVar(&c.scenario.PushInterval)
 	cmd.Flag("json", "Print the results as JSON.").BoolVar(&c.json)
 	cmd.Flag("keep", "Keep the agents' folders, with their logs.").BoolVar(&c.keep)
 	return c
@@ -49,6 +57,12 @@ func (c *runCommand) run(ctx context.Context) error {
 	list := agents(c.millrace, c.prometheus, c.vmagent)
 	if len(list) == 0 {
 		return errors.New("no agent to measure: give --millrace, --prometheus or --vmagent the path of a binary")
+	}
+	if c.scenario.Push == "" {
+		// They would only be noise among what was measured.
+		c.scenario.Senders, c.scenario.PushSeries, c.scenario.PushHistograms, c.scenario.PushInterval = 0, 0, 0, 0
+	} else if list = slices.DeleteFunc(list, func(a agent) bool { return a.pushURL(c.scenario.Push, "", "") == "" }); len(list) == 0 {
+		return fmt.Errorf("none of the agents takes %s", c.scenario.Push)
 	}
 	if c.rounds < 1 || c.duration <= 0 || c.warmup < 0 || c.scenario.Interval < time.Millisecond || c.scenario.Outage < 0 {
 		return errors.New("rounds, duration and interval must be positive, warmup and outage not negative")
@@ -109,6 +123,24 @@ type result struct {
 	Reordered int `json:"reordered"`
 	Changed   int `json:"changed"`
 	Repeated  int `json:"repeated"`
+	// Pushes is set if the load was pushed.
+	Pushes *pushes `json:"pushes,omitempty"`
+}
+
+// pushes is what became of pushes within the time measured.
+type pushes struct {
+	Acknowledged int `json:"acknowledged"`
+	// Refused are pushes that were answered with an error for good, and Rejected samples of acknowledged ones that were not taken.
+	Refused  int `json:"refused"`
+	Rejected int `json:"rejected"`
+	// Skipped are pushes that were not made, since too many waited for an answer.
+	Skipped int `json:"skipped"`
+	// Failures are attempts by how they failed.
+	Failures map[string]int `json:"failures"`
+	// P50, P99 and Max are times from the first attempt of a push to its acknowledgement, in milliseconds.
+	P50 float64 `json:"answer_p50_ms"`
+	P99 float64 `json:"answer_p99_ms"`
+	Max float64 `json:"answer_max_ms"`
 }
 
 // catchUp is what followed an outage.
@@ -146,16 +178,33 @@ func (c *runCommand) measure(ctx context.Context, a agent, folder string) (r res
 	b.receiver = "http://" + address
 	sdFile := filepath.Join(folder, "targets.json")
 	s := c.scenario
-	p, address, err = startServer(ctx, "targets", filepath.Join(folder, "targets.log"), "targets", "--listen=127.0.0.1:0",
-		"--sd-file="+sdFile, "--targets="+strconv.Itoa(s.Targets), "--series="+strconv.Itoa(s.Series), "--kind="+s.Kind, "--encoding="+s.Encoding)
-	if err != nil {
-		return r, err
+	if s.Push == "" {
+		p, address, err = startServer(ctx, "targets", filepath.Join(folder, "targets.log"), "targets", "--listen=127.0.0.1:0",
+			"--sd-file="+sdFile, "--targets="+strconv.Itoa(s.Targets), "--series="+strconv.Itoa(s.Series), "--kind="+s.Kind, "--encoding="+s.Encoding)
+		if err != nil {
+			return r, err
+		}
+		children = append(children, p)
+		b.load = "http://" + address
 	}
-	children = append(children, p)
-	b.targets = "http://" + address
-	if b.process, b.address, err = startAgent(ctx, a, s, folder, sdFile, b.receiver+"/api/v1/write"); err != nil {
+	var pushURL string
+	if b.process, b.address, pushURL, err = startAgent(ctx, a, s, folder, sdFile, b.receiver+"/api/v1/write"); err != nil {
 		return r, err
 	}
 	children = append(children, b.process)
+	if s.Push != "" {
+		// Only an agent that takes them is pushed to, or all senders would begin by backing off.
+		if err := waitForListener(ctx, b.process, pushURL); err != nil {
+			return r, err
+		}
+		p, address, err = startServer(ctx, "pusher", filepath.Join(folder, "pusher.log"), "push", "--listen=127.0.0.1:0", "--every=0s", "--drain=1ms",
+			"--url="+pushURL, "--protocol="+string(s.Push), "--senders="+strconv.Itoa(s.Senders), "--series="+strconv.Itoa(s.PushSeries),
+			"--histograms="+strconv.Itoa(s.PushHistograms), "--interval="+s.PushInterval.String())
+		if err != nil {
+			return r, err
+		}
+		children = append(children, p)
+		b.load = "http://" + address
+	}
 	return b.measure(ctx, c.warmup, c.duration)
 }

@@ -32,8 +32,8 @@ type column struct {
 	ratio bool
 }
 
-// columns returns the measures; those of catching up only after an outage.
-func columns(outage bool) []column {
+// columns returns the measures; those of answers only where the load is pushed, and those of catching up only after an outage.
+func columns(s scenario) []column {
 	always := func(f func(result) float64) func(result) (float64, bool) {
 		return func(r result) (float64, bool) { return f(r), true }
 	}
@@ -58,7 +58,10 @@ func columns(outage bool) []column {
 		{"changed", always(func(r result) float64 { return float64(r.Changed) }), 0, false},
 		{"repeated", always(func(r result) float64 { return float64(r.Repeated) }), 0, false},
 	}
-	if !outage {
+	if s.Push != "" {
+		list = append(list, pushColumns()...)
+	}
+	if s.Outage == 0 {
 		return list
 	}
 	return append(list,
@@ -77,6 +80,33 @@ func columns(outage bool) []column {
 	)
 }
 
+// pushColumns are the measures of answers to pushes.
+func pushColumns() []column {
+	of := func(f func(*pushes) float64) func(result) (float64, bool) {
+		return func(r result) (float64, bool) {
+			if r.Pushes == nil {
+				return 0, false
+			}
+			return f(r.Pushes), true
+		}
+	}
+	return []column{
+		{"answer p50 ms", of(func(p *pushes) float64 { return p.P50 }), 1, true},
+		{"answer p99 ms", of(func(p *pushes) float64 { return p.P99 }), 1, true},
+		{"answer max ms", of(func(p *pushes) float64 { return p.Max }), 1, false},
+		{"failed", of(func(p *pushes) float64 {
+			failed := 0
+			for _, n := range p.Failures {
+				failed += n
+			}
+			return float64(failed)
+		}), 0, false},
+		{"refused", of(func(p *pushes) float64 { return float64(p.Refused) }), 0, false},
+		{"rejected", of(func(p *pushes) float64 { return float64(p.Rejected) }), 0, false},
+		{"skipped", of(func(p *pushes) float64 { return float64(p.Skipped) }), 0, false},
+	}
+}
+
 // summary is the medians of one agent.
 type summary struct {
 	Agent string `json:"agent"`
@@ -92,7 +122,7 @@ func summarize(s scenario, results []result) []summary {
 			continue
 		}
 		medians := map[string]float64{}
-		for _, c := range columns(s.Outage > 0) {
+		for _, c := range columns(s) {
 			var values []float64
 			for _, other := range results {
 				if v, ok := c.of(other); ok && other.Agent == r.Agent {
@@ -120,7 +150,7 @@ func ratios(s scenario, summaries []summary) []ratio {
 	var out []ratio
 	for _, other := range summaries[min(1, len(summaries)):] {
 		r := ratio{Of: summaries[0].Agent, To: other.Agent, By: map[string]float64{}}
-		for _, c := range columns(s.Outage > 0) {
+		for _, c := range columns(s) {
 			a, okA := summaries[0].Medians[c.head]
 			b, okB := other.Medians[c.head]
 			if c.ratio && okA && okB && b > 0 {
@@ -147,12 +177,17 @@ func writeResults(w io.Writer, s scenario, results []result) error {
 
 // printTable prints a line for each measurement, the medians of each agent and the ratios of medians.
 func printTable(w io.Writer, s scenario, results []result) error {
-	list := columns(s.Outage > 0)
+	list := columns(s)
 	series := strconv.Itoa(s.Series)
 	if s.Kind == "recorded" {
 		series = "about 612"
 	}
-	fmt.Fprintf(w, "%d %s targets of %s series every %s, %s, remote_write %s", s.Targets, s.Kind, series, s.Interval, s.Encoding, s.Protocol)
+	if s.Push != "" {
+		fmt.Fprintf(w, "%d senders of %d series (%d histograms) every %s by %s, remote_write %s", s.Senders, s.PushSeries, s.PushHistograms, s.PushInterval,
+			s.Push, s.Protocol)
+	} else {
+		fmt.Fprintf(w, "%d %s targets of %s series every %s, %s, remote_write %s", s.Targets, s.Kind, series, s.Interval, s.Encoding, s.Protocol)
+	}
 	if s.Outage > 0 {
 		fmt.Fprintf(w, ", endpoint down for %s", s.Outage)
 	}

@@ -141,7 +141,7 @@ func TestCompleteComparesWithTheServedLog(t *testing.T) {
 	}
 	got := r.Complete(numbered.Log{
 		"t1": {{Samples: 1, Completed: true}, {Samples: 2, Completed: true}, {Samples: 1, Completed: true}, {Samples: 1}},
-		"t9": {{Samples: 3}},
+		"t9": {{Samples: 3}, {}}, // the second was refused: nobody was promised anything
 	})
 	want := Completeness{
 		Scrapes: 5, Samples: 8, ArrivedSamples: 3,

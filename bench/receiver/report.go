@@ -220,13 +220,17 @@ type Completeness struct {
 }
 
 // Complete compares with a generator's log. A scrape's samples are found by the target label and the number. Samples that
-// relabelling or limits drop on purpose show as partial scrapes. The newest scrapes may still be on their way.
+// relabelling or limits drop on purpose show as partial scrapes. The newest scrapes may still be on their way. Of a scrape or
+// push without samples nothing is expected: no answer promised any.
 func (r *Receiver) Complete(log numbered.Log) Completeness {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := Completeness{Missing: []ScrapeRef{}, Partial: []ScrapeRef{}}
 	for name, served := range log {
 		for i, s := range served {
+			if s.Samples == 0 {
+				continue
+			}
 			ref := ScrapeRef{Target: name, Number: uint64(i) + 1, Served: s.Samples, Completed: s.Completed}
 			if t := r.targets[name]; t != nil && t.byNumber[ref.Number] != nil {
 				ref.Arrived = t.byNumber[ref.Number].samples

@@ -69,3 +69,19 @@ func BenchmarkOTLP(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/500, "ns/point")
 }
+
+// BenchmarkNewPoints takes a request of which no point is known.
+func BenchmarkNewPoints(b *testing.B) {
+	body := steadyPush(b)
+	s := newTranslating(promconfig.DefaultOTLPConfig)
+	b.ReportAllocs()
+	for b.Loop() {
+		s.registry.reset()
+		r := s.begin(&door.Push{Limits: testLimits})
+		if err := r.readOTLP(body); err != nil {
+			b.Fatal(err)
+		}
+		r.release()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/500, "ns/point")
+}

@@ -125,9 +125,12 @@ func (l *learner) assemble(resource, resourceSchema, scope, scopeSchema, metric 
 	l.request = appendBytesField(l.request[:0], 1, l.resource)
 }
 
-// metricOf puts a metric together that has one point. Deltas are translated as what they become.
-func (l *learner) metricOf(head []byte, m *metric, point []byte) []byte {
-	l.data = appendBytesField(l.data[:0], 1, point)
+// metricOf puts a metric together that has these points. Deltas are translated as what they become.
+func (l *learner) metricOf(head []byte, m *metric, points ...[]byte) []byte {
+	l.data = l.data[:0]
+	for _, p := range points {
+		l.data = appendBytesField(l.data, 1, p)
+	}
 	if m.kind != kindGauge && m.kind != kindSummary {
 		l.data = binary.AppendUvarint(l.data, 2<<3|wireVarint)
 		l.data = binary.AppendUvarint(l.data, temporalityCumulative)
@@ -141,37 +144,71 @@ func (l *learner) metricOf(head []byte, m *metric, point []byte) []byte {
 	return l.metric
 }
 
-// learn translates a point that is not known and returns what is to be known of it; nil where it is refused.
-func (r *request) learn(m *metric, p *point, k key) (*entry, error) {
-	if p.names > r.limits.MaxLabelNames {
-		r.refuse(refusedLabels, 1, "a point of metric %q has %d attributes, the most is %d", short(m.name), p.names, r.limits.MaxLabelNames)
-		return nil, nil
+// learn translates the metric's points that are not known, keeps what they are, and gathers their samples. Where one of them makes the translation fail, each is translated alone.
+func (r *request) learn(m *metric, first int) {
+	unknown := r.otlp.unknown
+	defer func() { r.otlp.unknown = unknown[:0] }()
+	if r.learnPoints(m, unknown, first) || len(unknown) == 1 {
+		return
 	}
-	res, sc, l := &r.otlp.resource, &r.otlp.scope, &r.learner
-	l.assemble(res.bytes, res.schema, sc.bytes, sc.schema, l.metricOf(m.head, m, p.raw))
+	for i := range unknown {
+		r.learnPoints(m, unknown[i:i+1], first)
+	}
+}
+
+// learnPoints translates points in one go. It reports whether that is done with; of several points, none is where one cannot be translated.
+func (r *request) learnPoints(m *metric, numbers []int, first int) bool {
+	res, sc, l, p := &r.otlp.resource, &r.otlp.scope, &r.learner, &r.otlp.point
+	points := make([][]byte, len(numbers))
+	for i, n := range numbers {
+		points[i] = m.points[n]
+	}
+	l.assemble(res.bytes, res.schema, sc.bytes, sc.schema, l.metricOf(m.head, m, points...))
 	settings := r.tr.settings
 	settings.DisableTargetInfo = true
 	if err := l.translate(settings, r); err != nil {
-		r.refuse(refusedTranslation, 1, "a point of metric %q: %v", short(m.name), err)
-		return nil, nil
+		if len(numbers) == 1 {
+			r.refuse(refusedTranslation, 1, "a point of metric %q: %v", short(m.name), err)
+		}
+		return false
 	}
-	e := &entry{series: make([]*series, 0, len(l.got))}
+	got := slices.Clone(l.got) // values may be translated below
+	for _, n := range numbers {
+		if p.read(m.kind, m.points[n]) != nil {
+			continue // it was read before
+		}
+		size := p.samples(m.kind, r.tr.customBuckets)
+		if size > len(got) {
+			r.refuse(refusedTranslation, 1, "a point of metric %q is translated to %d samples instead of %d", short(m.name), len(got), size)
+			return true
+		}
+		if e := r.entryOf(m, got[:size]); e != nil {
+			r.svc.registry.remember(m.key.with(p.identity(r.svc.hash)), e, r.now)
+			r.addPoint(m, p, e, first+n)
+		}
+		got = got[size:]
+	}
+	return true
+}
+
+// entryOf returns what is to be known of a point that is translated to these samples; nil where it is refused.
+func (r *request) entryOf(m *metric, got []translated) *entry {
+	e := &entry{series: make([]*series, 0, len(got))}
 	delta := m.temporality == temporalityDelta && m.kind != kindGauge && m.kind != kindSummary
-	for i := range l.got {
-		x := &l.got[i]
+	for i := range got {
+		x := &got[i]
 		ser, err := r.seriesOf(x.labels, x.family, x.meta, delta)
 		if err != nil {
 			r.refuse(refusalOf(err), 1, "a point of metric %q: %v", short(m.name), err)
-			return nil, nil
+			return nil
 		}
 		e.series = append(e.series, ser)
 	}
-	r.svc.registry.remember(k, e, r.now)
-	return e, nil
+	return e
 }
 
 // addTranslated adds the samples of a point whose values Prometheus's package translates. Without its attributes, that costs no labels.
-func (r *request) addTranslated(m *metric, p *point, e *entry, number int) error {
+func (r *request) addTranslated(m *metric, p *point, e *entry, number int) {
 	l := &r.learner
 	l.point = l.point[:0]
 	f := walk(p.raw)
@@ -189,7 +226,7 @@ func (r *request) addTranslated(m *metric, p *point, e *entry, number int) error
 	}
 	if err != nil {
 		r.refuse(refusedTranslation, 1, "a point of metric %q: %v", short(m.name), err)
-		return nil
+		return
 	}
 	for i := range l.got {
 		x := &l.got[i]
@@ -197,12 +234,11 @@ func (r *request) addTranslated(m *metric, p *point, e *entry, number int) error
 		if x.h != nil || x.fh != nil {
 			if s.hist, err = checkHistogram(x.h, x.fh); err != nil {
 				r.refuse(refusedHistogram, 1, "a point of metric %q: %v", short(m.name), err)
-				return nil
+				return
 			}
 		}
 		r.add(s)
 	}
-	return nil
 }
 
 // checkHistogram returns a native histogram as it goes into a frame, or why no Prometheus would store it.

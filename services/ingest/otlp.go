@@ -65,6 +65,7 @@ type otlpScratch struct {
 	scope    scope
 	metric   metric
 	point    point
+	unknown  []int // points of the metric at hand
 }
 
 func (s *otlpScratch) release() {
@@ -270,12 +271,21 @@ func (r *request) readMetric(m *metric) error {
 			r.refuse(refusedTime, 1, "a point of metric %q has no timestamp", short(m.name))
 			continue
 		}
-		if err := r.readPoint(m, p, first+i); err != nil {
-			return err
+		e := r.svc.registry.lookup(m.key.with(p.identity(r.svc.hash)), r.now)
+		switch {
+		case e != nil:
+			r.addPoint(m, p, e, first+i)
+		case p.names > r.limits.MaxLabelNames:
+			r.refuse(refusedLabels, 1, "a point of metric %q has %d attributes, the most is %d", short(m.name), p.names, r.limits.MaxLabelNames)
+		default:
+			r.otlp.unknown = append(r.otlp.unknown, i)
 		}
 	}
 	if refuse != "" && len(m.points) > 0 {
 		r.refuse(refusedTemporality, len(m.points), refuse, short(m.name))
+	}
+	if len(r.otlp.unknown) > 0 {
+		r.learn(m, first)
 	}
 	return nil
 }
@@ -287,22 +297,26 @@ func short(name []byte) string {
 	return string(name)
 }
 
-// readPoint gathers a point's samples.
-func (r *request) readPoint(m *metric, p *point, number int) error {
-	k := m.key.with(p.identity(r.svc.hash))
-	e := r.svc.registry.lookup(k, r.now)
-	if e == nil {
-		var err error
-		if e, err = r.learn(m, p, k); err != nil || e == nil {
-			return err
-		}
-	}
-	t, st := int64(p.time)/1_000_000, int64(p.start)/1_000_000
+// addPoint gathers the samples of a point that is known.
+func (r *request) addPoint(m *metric, p *point, e *entry, number int) {
 	if p.plain(m.kind, r.tr.customBuckets) {
-		r.addValues(m.kind, p, e, t, st, number)
-		return nil
+		r.addValues(m.kind, p, e, int64(p.time)/1_000_000, int64(p.start)/1_000_000, number)
+		return
 	}
-	return r.addTranslated(m, p, e, number)
+	r.addTranslated(m, p, e, number)
+}
+
+// samples returns how many samples a point is translated to.
+func (p *point) samples(k kind, customBuckets bool) int {
+	switch {
+	case k == kindSummary:
+		return 2 + len(p.quantiles)/2
+	case k != kindHistogram || customBuckets:
+		return 1
+	case p.hasSum:
+		return 3 + p.buckets()
+	}
+	return 2 + p.buckets()
 }
 
 // addValues adds the samples of a point whose values need no translation. They stand in the order in which Prometheus translates them.

@@ -101,12 +101,12 @@ type runOptions struct {
 	natsURL, natsCreds, natsSeed       string
 	natsUser, natsPassword             string
 	natsCA, natsCert, natsKey, natsSNI string
-	natsInsecure                       bool
+	natsInsecure, remoteWrite          bool
 	log                                *promslog.Config
 }
 
 // allServices is the default of --services, in the order of the data's way.
-var allServices = []string{"discovery", "scraper", "relabel", "writer"}
+var allServices = []string{"discovery", "scraper", "ingest", "relabel", "writer"}
 
 func runCommand(app *kingpin.Application) (*kingpin.CmdClause, *runOptions) {
 	o := &runOptions{log: &promslog.Config{}}
@@ -116,6 +116,7 @@ func runCommand(app *kingpin.Application) (*kingpin.CmdClause, *runOptions) {
 	c.Flag("services", "Services to run, separated by commas: "+strings.Join(allServices, ", ")+".").Default(strings.Join(allServices, ",")).StringVar(&o.services)
 	c.Flag("web.listen-address", "Address to listen on for the page, metrics and API. Repeatable.").Default(":9474").StringsVar(&o.listen)
 	c.Flag("web.config.file", "File with TLS and authentication of the web address (exporter-toolkit format).").Default("").StringVar(&o.webConfig)
+	c.Flag("web.enable-remote-write-receiver", "Take remote_write 1.0 and 2.0 at /api/v1/write of the web address.").BoolVar(&o.remoteWrite)
 	c.Flag("nats.url", "NATS servers, separated by commas. Empty for an embedded server. Overrides millrace.nats.url.").Default("").StringVar(&o.natsURL)
 	c.Flag("nats.creds", "NATS credentials file. Overrides millrace.nats.credentials_file.").Default("").StringVar(&o.natsCreds)
 	c.Flag("nats.nkey-seed-file", "File with an NKey seed. Overrides millrace.nats.nkey_seed_file.").Default("").StringVar(&o.natsSeed)

@@ -31,6 +31,8 @@ import (
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/web"
 	"github.com/millrace/millrace/services/discovery"
+	"github.com/millrace/millrace/services/ingest"
+	"github.com/millrace/millrace/services/ingest/delta"
 	"github.com/millrace/millrace/services/relabel"
 	"github.com/millrace/millrace/services/scraper"
 	"github.com/millrace/millrace/services/writer"
@@ -56,8 +58,12 @@ type process struct {
 
 	fleet      *fleet.Fleet
 	publishers *publish.Publishers // of frames; nil where no service makes any
+	deltas     *publish.Publishers // of frames that hold deltas; nil where none are taken
 	discovery  *discovery.Service
 	scraper    *scraper.Service
+	ingest     *ingest.Service
+	delta      *delta.Service
+	doors      doors
 	relabel    *relabel.Service
 	writer     *writer.Service
 }
@@ -181,12 +187,8 @@ func (p *process) serve(ctx context.Context) error {
 	leave := outlive(ctx, stop, members)
 	defer leave()
 	// What the services have made is published after they have ended, while the process is still a member.
-	publishAll := func() {}
-	if p.has("scraper") {
-		p.publishers = p.newPublishers(conn, &m)
-		publishAll = outlive(ctx, stop, p.publishers)
-		defer publishAll()
-	}
+	publishAll := p.startPublishers(ctx, stop, conn, &m)
+	defer publishAll()
 	if err := p.startServices(ctx, conn, &m); err != nil {
 		return err
 	}
@@ -336,16 +338,33 @@ func (p *process) newFleet(conn *stream.Conn, m *config.Millrace) *fleet.Fleet {
 	})
 }
 
-// newPublishers returns what publishes the frames of all services of this process, so that they share batches.
-func (p *process) newPublishers(conn *stream.Conn, m *config.Millrace) *publish.Publishers {
-	publisher := uint64(0)
-	if !m.NATS.IsEmbedded() {
-		publisher = stream.NewPublisher() // there may be others
+// startPublishers starts what publishes the frames of all services of this process, so that they share batches. The function that it returns ends it.
+func (p *process) startPublishers(ctx context.Context, stop context.CancelCauseFunc, conn *stream.Conn, m *config.Millrace) (end func()) {
+	base := publish.Config{
+		Conn: conn, Partitions: m.Streams.Partitions, MaxBatchBytes: int(m.Scraper.MaxBatchBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
+		Logger: p.log.With("component", "publisher"), Registerer: p.reg,
 	}
-	return publish.New(publish.Config{
-		Conn: conn, Partitions: m.Streams.Partitions, Subject: conn.Frames, Stream: stream.Frames, Publisher: publisher, MaxBatchBytes: int(m.Scraper.MaxBatchBytes),
-		DictAge: time.Duration(m.Streams.Dictionaries.MaxAge), Name: "frames", Logger: p.log.With("component", "publisher"), Registerer: p.reg,
-	}, p.system)
+	var ends []func()
+	if p.has("scraper") || p.has("ingest") {
+		frames := base
+		frames.Name, frames.Stream, frames.Subject = "frames", stream.Frames, conn.Frames
+		if !m.NATS.IsEmbedded() {
+			frames.Publisher = stream.NewPublisher() // there may be others
+		}
+		p.publishers = publish.New(frames, p.system)
+		ends = append(ends, outlive(ctx, stop, p.publishers))
+	}
+	if p.has("ingest") && m.Ingest.Delta.Enabled {
+		deltas := base
+		deltas.Name, deltas.Stream, deltas.Subject, deltas.Publisher = "deltas", stream.Deltas, conn.Deltas, stream.NewPublisher()
+		p.deltas = publish.New(deltas, p.system)
+		ends = append(ends, outlive(ctx, stop, p.deltas))
+	}
+	return func() {
+		for _, end := range ends {
+			end()
+		}
+	}
 }
 
 // startServices makes the chosen services, gives them the configuration, and hands them to the supervisor.
@@ -365,6 +384,9 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 			StartTimestamps: m.Scraper.StartTimestamps, Logger: p.log.With("service", "scraper"), Registerer: p.reg,
 		}, p.system)
 	}
+	if p.has("ingest") {
+		p.makeIngest(conn, m)
+	}
 	if p.has("relabel") {
 		p.relabel = relabel.New(relabel.Config{Conn: conn, Partitions: parts, Fleet: p.fleet, Logger: p.log.With("service", "relabel"), Registerer: p.reg}, p.system)
 	}
@@ -382,12 +404,12 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 	for _, s := range []struct {
 		name string
 		a    actor.Actor
-	}{{"writer", orNil(p.writer)}, {"relabel", orNil(p.relabel)}, {"scraper", orNil(p.scraper)}, {"discovery", orNil(p.discovery)}} {
+	}{{"writer", orNil(p.writer)}, {"relabel", orNil(p.relabel)}, {"delta", orNil(p.delta)}, {"ingest", orNil(p.ingest)}, {"scraper", orNil(p.scraper)}, {"discovery", orNil(p.discovery)}} {
 		if s.a != nil {
 			p.system.Spawn(s.name+"-service", s.a)
 		}
 	}
-	return nil
+	return p.openDoors()
 }
 
 // orNil makes a nil pointer a nil actor.

@@ -91,6 +91,9 @@ func (p *process) apply(ctx context.Context, cfg *config.Config) error {
 			return err
 		}
 	}
+	if p.ingest != nil {
+		p.ingest.ApplyConfig(cfg.Prometheus.OTLPConfig)
+	}
 	if p.scraper != nil {
 		if err := p.scraper.ApplyConfig(cfg.Prometheus.GlobalConfig, cfg.ScrapeConfigs); err != nil {
 			return err

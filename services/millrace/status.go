@@ -16,7 +16,10 @@ import (
 
 // startWeb opens the web address.
 func (p *process) startWeb() error {
-	var err error
+	remoteWrite, err := p.makeDoors()
+	if err != nil {
+		return err
+	}
 	p.web, err = web.New(web.Config{
 		ListenAddresses: p.opts.listen, WebConfigFile: p.opts.webConfig, Logger: p.log.With("component", "web"),
 		Gatherer: p.reg, Registerer: p.reg,
@@ -25,7 +28,7 @@ func (p *process) startWeb() error {
 			BuildDate: version.BuildDate, GoVersion: version.GoVersion,
 		},
 		Ready: p.notReady, Reload: p.reload, ConfigYAML: func() string { return p.cfg.Load().Redacted() },
-		Targets: p.targets, Status: p.status,
+		Targets: p.targets, Status: p.status, RemoteWrite: remoteWrite,
 	})
 	if err != nil {
 		return err
@@ -139,7 +142,11 @@ func (p *process) status(ctx context.Context) web.Status {
 
 // memberStatus returns the members of the fleet and what each owns.
 func (p *process) memberStatus() []web.MemberStatus {
-	all := map[string]int{"discovery": 1, "scraper": stream.Shards, "relabel": p.cfg.Load().Millrace.Streams.Partitions, "writer": p.cfg.Load().Millrace.Streams.Partitions}
+	partitions := p.cfg.Load().Millrace.Streams.Partitions
+	all := map[string]int{"discovery": 1, "scraper": stream.Shards, "relabel": partitions, "writer": partitions}
+	if p.cfg.Load().Millrace.Ingest.Delta.Enabled {
+		all["ingest"] = partitions // of the deltas
+	}
 	owners := map[string]map[int]fleet.Lease{}
 	for _, s := range allServices {
 		owners[s] = p.fleet.Owners(s)
@@ -152,6 +159,9 @@ func (p *process) memberStatus() []web.MemberStatus {
 			OtherConfig: m.ConfigHash != self.ConfigHash, Started: m.Started,
 		}
 		for _, service := range m.Services {
+			if all[service] == 0 {
+				continue // it has no shares
+			}
 			share := web.ShareStatus{Service: service, All: all[service]}
 			for _, l := range owners[service] {
 				if l.Owner == m.ID {
@@ -197,6 +207,15 @@ func (p *process) serviceStatus() []web.ServiceStatus {
 		add(web.ServiceScraper, p.scraper.Waiting(), p.system.Restarts("scraper-service", "publisher", "targets", "target", "ending"),
 			web.Figure{Name: "samples/s", Value: r.scraped}, web.Figure{Name: "series", Value: float64(s.Series)}, web.Figure{Name: "dropped scrapes", Value: s.DroppedScrapes})
 	}
+	if p.ingest != nil {
+		s := p.ingest.Stats()
+		waiting := p.ingest.Waiting()
+		if p.delta != nil {
+			waiting = append(waiting, p.delta.Waiting()...)
+		}
+		add(web.ServiceIngest, waiting, p.system.Restarts("ingest-service", "door", "delta-service", "delta"),
+			web.Figure{Name: "samples/s", Value: p.rates.Load().pushed}, web.Figure{Name: "series", Value: float64(s.Series)}, web.Figure{Name: "refused points", Value: s.Refused})
+	}
 	if p.relabel != nil {
 		add(web.ServiceRelabel, p.relabel.Waiting(), p.system.Restarts("relabel-service", "relabel"),
 			web.Figure{Name: "series evaluated", Value: p.relabel.Series()})
@@ -208,7 +227,7 @@ func (p *process) serviceStatus() []web.ServiceStatus {
 }
 
 // rates are samples per second over the last few seconds.
-type rates struct{ scraped, sent float64 }
+type rates struct{ scraped, pushed, sent float64 }
 
 // measureRates keeps the rates until ctx ends.
 func (p *process) measureRates(ctx context.Context) {
@@ -229,12 +248,16 @@ func (p *process) measureRates(ctx context.Context) {
 		if p.scraper != nil {
 			now.scraped = p.scraper.Stats().Samples
 		}
+		if p.ingest != nil {
+			now.pushed = p.ingest.Stats().Samples
+		}
 		if p.writer != nil {
 			for _, e := range p.writer.Status() {
 				now.sent += e.Sent
 			}
 		}
-		p.rates.Store(&rates{scraped: max(now.scraped-last.scraped, 0) / every.Seconds(), sent: max(now.sent-last.sent, 0) / every.Seconds()})
+		per := func(now, last float64) float64 { return max(now-last, 0) / every.Seconds() }
+		p.rates.Store(&rates{per(now.scraped, last.scraped), per(now.pushed, last.pushed), per(now.sent, last.sent)})
 		last = now
 	}
 }

@@ -104,7 +104,7 @@ func TestFullStorageRecoversWithoutLoss(t *testing.T) {
 			if _, page := p.Get("/api/v1/status"); !strings.Contains(string(page), "waits for the stream") && !strings.Contains(string(page), "no space left") {
 				return fmt.Errorf("status: %.500s", page)
 			}
-			if p.Metric("millrace_scraper_publish_retries_total", nil) == 0 || p.Metric("millrace_scraper_pending_bytes", nil) == 0 {
+			if p.Metric("millrace_publisher_retries_total", nil) == 0 || p.Metric("millrace_scraper_pending_bytes", nil) == 0 {
 				return errors.New("the metrics do not")
 			}
 			return nil

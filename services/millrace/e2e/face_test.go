@@ -164,7 +164,7 @@ remote_write:
 	for _, name := range []string{
 		"millrace_writer_sent_samples_total", "millrace_writer_retried_samples_total", "millrace_writer_rejected_samples_total", "millrace_writer_lag_seconds",
 		"millrace_writer_lag_messages", "millrace_writer_oldest_unsent_timestamp_seconds", "millrace_scraper_samples_total", "millrace_scraper_frames_total",
-		"millrace_scraper_dictionaries_published_total", "millrace_scraper_dropped_scrapes_total", "millrace_stream_bytes", "millrace_actor_restarts_total",
+		"millrace_publisher_dictionaries_total", "millrace_scraper_dropped_scrapes_total", "millrace_stream_bytes", "millrace_actor_restarts_total",
 	} {
 		if !bytes.Contains(page, []byte("# TYPE "+name+" ")) {
 			t.Errorf("/metrics does not have %s", name)

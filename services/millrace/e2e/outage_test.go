@@ -311,7 +311,7 @@ func streamAtItsLimit(t *testing.T, fromTheStart, restart bool) {
 		e.control(t, receiver.Control{Mode: receiver.Unavailable})
 	}
 	eventually(t, 90*time.Second, "the stream's limit passed for a while", func() error {
-		bytes, all := p.Metric("millrace_stream_bytes", map[string]string{"stream": "FRAMES"}), p.Metric("millrace_scraper_batch_bytes_total", nil)
+		bytes, all := p.Metric("millrace_stream_bytes", map[string]string{"stream": "FRAMES"}), p.Metric("millrace_publisher_batch_bytes_total", nil)
 		if bytes > 1<<20 {
 			t.Fatalf("the stream holds %v bytes", bytes)
 		}
