@@ -102,13 +102,17 @@ func otlpBody(t testing.TB, list []pushed) []byte {
 		d := m.SetEmptyGauge().DataPoints().AppendEmpty()
 		d.SetTimestamp(pcommon.NewTimestampFromTime(time.UnixMilli(p.time)))
 		d.SetDoubleValue(p.value)
+		attributes := map[string]any{}
 		p.labels.Range(func(l labels.Label) {
 			switch l.Name {
 			case model.MetricNameLabel, model.JobLabel, model.InstanceLabel:
 			default:
-				d.Attributes().PutStr(l.Name, l.Value)
+				attributes[l.Name] = l.Value
 			}
 		})
+		if err := d.Attributes().FromRaw(attributes); err != nil { // PutStr looks at all attributes before
+			t.Fatal(err)
+		}
 	}
 	body, err := pmetricotlp.NewExportRequestFromMetrics(md).MarshalProto()
 	if err != nil {

@@ -73,7 +73,11 @@ remote_write:
 func (r *relay) run() {
 	t := r.t
 	r.arrived(r.end, 30*time.Second)
-	for range 2 {
+	rounds := 2
+	if testing.Short() {
+		rounds = 1
+	}
+	for range rounds {
 		r.ingest.Kill9()
 		pause(t, 1500*time.Millisecond)
 		r.ingest.Again()
