@@ -271,7 +271,7 @@ func (r *request) readMetric(m *metric) error {
 			r.refuse(refusedTime, 1, "a point of metric %q has no timestamp", short(m.name))
 			continue
 		}
-		e := r.svc.registry.lookup(m.key.with(p.identity(r.svc.hash)), r.now)
+		e := r.known(m.key.with(p.identity(r.svc.hash)))
 		switch {
 		case e != nil:
 			r.addPoint(m, p, e, first+i)
