@@ -84,7 +84,8 @@ func (r *request) readSeriesV2(msg []byte) error {
 	if f.err != nil {
 		return malformed("time series", f.err)
 	}
-	if len(p.samples) == 0 {
+	// Prometheus sends exemplars in time series of their own, which the specification does not have.
+	if len(p.samples) == 0 && len(p.exemplars) == 0 {
 		p.refuse(refusedEmpty, errors.New("a time series must have at least one sample or histogram"))
 	}
 	e, err := r.entryV2(&meta)

@@ -233,15 +233,23 @@ func BenchmarkRemoteWrite(b *testing.B) {
 }
 
 // withoutSamples takes the samples out of a request.
-func withoutSamples(t *testing.T, body []byte) []byte {
-	var req prompb.WriteRequest
-	if err := req.Unmarshal(body); err != nil {
+func withoutSamples(t *testing.T, format door.Format, body []byte) []byte {
+	var one prompb.WriteRequest
+	var two writev2.Request
+	read, write := one.Unmarshal, one.Marshal
+	if format == door.RemoteWriteV2 {
+		read, write = two.Unmarshal, two.Marshal
+	}
+	if err := read(body); err != nil {
 		t.Fatal(err)
 	}
-	for i := range req.Timeseries {
-		req.Timeseries[i].Samples = nil
+	for i := range one.Timeseries {
+		one.Timeseries[i].Samples = nil
 	}
-	b, err := req.Marshal()
+	for i := range two.Timeseries {
+		two.Timeseries[i].Samples = nil
+	}
+	b, err := write()
 	if err != nil {
 		t.Fatal(err)
 	}

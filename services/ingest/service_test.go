@@ -349,17 +349,23 @@ func TestMetadataOfRemoteWrite1FollowsItsSeries(t *testing.T) {
 }
 
 func TestExemplarWithoutSampleGoesWithTheNewest(t *testing.T) {
-	r := newRig(t)
-	r.mustPush(r.at("a", 0, 7))
-	ex := exemplar.Exemplar{Labels: labels.FromStrings("trace_id", "x"), Value: 1, Ts: r.base + 500, HasTs: true}
-	ls := labels.FromStrings(model.MetricNameLabel, "a", "job", "api", "instance", "a")
-	body := encodeV1(t, []translated{{labels: ls, t: r.base, v: 7, exs: []exemplar.Exemplar{ex}}})
-	if _, err := r.Take(t.Context(), &door.Push{Format: door.RemoteWriteV1, Body: withoutSamples(t, body), Limits: testLimits}); err != nil {
-		t.Fatal(err)
+	for name, c := range map[string]struct {
+		format door.Format
+		encode func(testing.TB, []translated) []byte
+	}{"1.0": {door.RemoteWriteV1, encodeV1}, "2.0": {door.RemoteWriteV2, encodeV2}} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.mustPush(r.at("a", 0, 7))
+			again := r.at("a", 0, 7)
+			again.exs = []exemplar.Exemplar{{Labels: labels.FromStrings("trace_id", "x"), Value: 1, Ts: r.base + 500, HasTs: true}}
+			body := withoutSamples(t, c.format, c.encode(t, []translated{again}))
+			out, err := r.Take(t.Context(), &door.Push{Format: c.format, Body: body, Limits: testLimits})
+			if err != nil || out.Refused > 0 || out.Exemplars != 1 {
+				t.Fatalf("%+v, %v", out, err)
+			}
+			r.mustStore(r.at("a", 0, 7), again)
+		})
 	}
-	again := r.at("a", 0, 7)
-	again.exs = []exemplar.Exemplar{ex}
-	r.mustStore(r.at("a", 0, 7), again)
 }
 
 func TestPushIsAnsweredUnavailableWhileTheStreamIsAway(t *testing.T) {

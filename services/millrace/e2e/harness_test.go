@@ -109,6 +109,7 @@ type option func(*startOptions)
 
 type startOptions struct {
 	dir     string
+	address string
 	args    []string
 	ready   bool
 	shipped bool
@@ -120,6 +121,9 @@ func asShipped() option { return func(o *startOptions) { o.shipped = true } }
 
 // inDir gives the process a folder, so that it finds there what an earlier one left. Default: a new one.
 func inDir(dir string) option { return func(o *startOptions) { o.dir = dir } }
+
+// onAddress gives the process its web address. Default: a free port.
+func onAddress(address string) option { return func(o *startOptions) { o.address = address } }
 
 // withArgs adds command line arguments.
 func withArgs(args ...string) option {
@@ -186,7 +190,10 @@ func startProc(t testing.TB, name, binary, config string, args func(dir, address
 	}
 	writeFile(t, configFile(o.dir, name), config)
 	for try := 1; ; try++ {
-		address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+		address := o.address
+		if address == "" {
+			address = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+		}
 		p := &proc{t: t, name: name, URL: "http://" + address, Dir: o.dir, done: make(chan struct{})}
 		p.cmd = exec.Command(binary, append(args(o.dir, address), o.args...)...)
 		p.start()
@@ -206,20 +213,7 @@ func startProc(t testing.TB, name, binary, config string, args func(dir, address
 }
 
 func (p *proc) start() {
-	log, err := os.OpenFile(p.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer log.Close()
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = childAttributes()
-	if err := fork(p.cmd); err != nil {
-		p.t.Fatalf("starting %s: %v", p.name, err)
-	}
-	go func() {
-		p.err = p.cmd.Wait()
-		close(p.done)
-	}()
+	p.launch()
 	p.t.Cleanup(func() {
 		if _, race, found := strings.Cut(p.Logs(), "WARNING: DATA RACE\n"); found {
 			race, _, _ = strings.Cut(race, "==================")
@@ -230,6 +224,35 @@ func (p *proc) start() {
 		}
 		p.Kill9()
 	})
+}
+
+// Again starts the process once more after its end: same arguments, same addresses, same folder. It returns when the process is ready.
+func (p *proc) Again() {
+	p.t.Helper()
+	<-p.done
+	p.cmd, p.done = exec.Command(p.cmd.Path, p.cmd.Args[1:]...), make(chan struct{})
+	p.launch()
+	if err := p.waitReady(); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *proc) launch() {
+	log, err := os.OpenFile(p.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer log.Close()
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.SysProcAttr = childAttributes()
+	if err := fork(p.cmd); err != nil {
+		p.t.Fatalf("starting %s: %v", p.name, err)
+	}
+	cmd, done := p.cmd, p.done
+	go func() {
+		p.err = cmd.Wait()
+		close(done)
+	}()
 }
 
 // waitReady polls /-/ready.

@@ -69,16 +69,7 @@ func killInAnOutage(t *testing.T, targets int, outage time.Duration, more ...str
 }
 
 func TestTenKillsLoseNothingTaken(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("MILLRACE_TEST_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatalf("MILLRACE_TEST_SEED: %v", err)
-		}
-	}
-	t.Logf("MILLRACE_TEST_SEED=%d repeats the choices of this run", seed)
-	random := rand.New(rand.NewPCG(seed, 0))
-	kills := 10
+	random, kills := seeded(t), 10
 	if testing.Short() {
 		kills = 4
 	}
@@ -150,3 +141,17 @@ func TestStopAndStartRepeatsNothing(t *testing.T) {
 
 // scrapeTime is the most that a scrape of a small target takes from its request to the end of its processing.
 const scrapeTime = 500 * time.Millisecond
+
+// seeded returns the random numbers of a test. MILLRACE_TEST_SEED repeats them.
+func seeded(t testing.TB) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("MILLRACE_TEST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("MILLRACE_TEST_SEED: %v", err)
+		}
+	}
+	t.Logf("MILLRACE_TEST_SEED=%d repeats the choices of this run", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}

@@ -29,7 +29,13 @@ type rig struct {
 
 func newRig(t testing.TB, targets, series int) *rig {
 	t.Helper()
-	gen, err := loadgen.New(loadgen.Config{Targets: targets, Series: series})
+	return newRigOf(t, loadgen.Config{Targets: targets, Series: series})
+}
+
+// newRigOf returns a rig with targets of any kind.
+func newRigOf(t testing.TB, config loadgen.Config) *rig {
+	t.Helper()
+	gen, err := loadgen.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
