@@ -368,10 +368,9 @@ type point struct {
 	bounds    []byte    // as packed
 	quantiles []float64 // quantile, value, quantile, value …
 
-	attributes key
-	from, to   int // where the attributes stand, if they stand together
-	apart      [][]byte
-	names      int // how many attributes there are
+	from, to int      // where the attributes stand, if they stand together
+	apart    [][]byte // those that do not
+	names    int      // how many attributes there are
 }
 
 // buckets returns how many buckets the point has besides the last.
