@@ -74,7 +74,7 @@ func (p *publisher) offer(u *Unit) bool {
 
 // prepare makes a unit ready for the mailbox.
 func (p *publisher) prepare(u *Unit) {
-	u.deadline, u.barrier, u.drops = time.Now().Add(u.Linger), len(u.Frames) == 0, p.drops.Load()
+	u.deadline, u.barrier, u.drops = p.deadlineOf(u.Linger), len(u.Frames) == 0, p.drops.Load()
 	p.bytes.Add(int64(u.Bytes))
 }
 

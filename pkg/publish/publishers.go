@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,11 +47,13 @@ type Publishers struct {
 	system  *actor.System
 	metrics *metrics
 	list    []*publisher // by partition
+	began   time.Time
+	due     atomic.Int64 // when units that wait for a short time go, see deadlineOf; since began
 }
 
 // New returns publishers. system is where their actors' log and metrics go.
 func New(cfg Config, system *actor.System) *Publishers {
-	p := &Publishers{cfg: cfg, system: system, metrics: newMetrics(cfg.Name, cfg.Registerer)}
+	p := &Publishers{cfg: cfg, system: system, metrics: newMetrics(cfg.Name, cfg.Registerer), began: time.Now()}
 	for n := range cfg.Partitions {
 		p.list = append(p.list, newPublisher(p, n))
 	}
@@ -89,6 +92,28 @@ var errStopped = errors.New("the process stops and the stream has not taken it i
 // Offer hands a unit to the publisher of a partition, which publishes the units in the order of the offers. It never blocks, and reports whether the unit was taken: not where its
 // Budget has no room for it, more units wait than the mailbox takes, or the publishers have been stopped. Done is not called for a unit that was not taken.
 func (p *Publishers) Offer(partition int, u *Unit) bool { return p.list[partition].offer(u) }
+
+// shortLinger is the longest time to wait that counts as short: what waits no longer is pushed, and its sender waits too.
+const shortLinger = 50 * time.Millisecond
+
+// deadlineOf returns when a unit that is offered now goes at the latest. Units that wait for a short time go together, whatever their partitions: the first sets the time for all that
+// come until then. A process that wakes up once for several messages costs less than one that wakes up for each.
+func (p *Publishers) deadlineOf(linger time.Duration) time.Time {
+	now := time.Since(p.began)
+	mine := now + linger
+	if linger > shortLinger {
+		return p.began.Add(mine)
+	}
+	for {
+		due := p.due.Load()
+		if at := time.Duration(due); at > now && at <= mine {
+			return p.began.Add(at)
+		}
+		if p.due.CompareAndSwap(due, int64(mine)) {
+			return p.began.Add(mine)
+		}
+	}
+}
 
 // Flush makes the publisher of a partition publish all that it was offered before, without waiting for more, and waits for that until ctx ends.
 func (p *Publishers) Flush(ctx context.Context, partition int) { p.list[partition].flush(ctx) }

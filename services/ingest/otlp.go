@@ -271,7 +271,7 @@ func (r *request) readMetric(m *metric) error {
 			r.refuse(refusedTime, 1, "a point of metric %q has no timestamp", short(m.name))
 			continue
 		}
-		e := r.svc.registry.lookup(m.key.with(p.identity(r.svc.hash)), r.now)
+		e := r.known(m.key.with(p.identity(r.svc.hash)))
 		switch {
 		case e != nil:
 			r.addPoint(m, p, e, first+i)
@@ -368,10 +368,9 @@ type point struct {
 	bounds    []byte    // as packed
 	quantiles []float64 // quantile, value, quantile, value …
 
-	attributes key
-	from, to   int // where the attributes stand, if they stand together
-	apart      [][]byte
-	names      int // how many attributes there are
+	from, to int      // where the attributes stand, if they stand together
+	apart    [][]byte // those that do not
+	names    int      // how many attributes there are
 }
 
 // buckets returns how many buckets the point has besides the last.

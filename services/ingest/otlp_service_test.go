@@ -6,8 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/common/model"
 	promconfig "github.com/prometheus/prometheus/config"
-	"github.com/prometheus/prometheus/model/labels"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
@@ -181,7 +181,7 @@ func TestOtherTranslationHoldsFromTheNextRequestOn(t *testing.T) {
 	push()
 	zones := map[string]int{}
 	for _, x := range r.stored() {
-		if x.labels.Get(labels.MetricName) == "queue_length" {
+		if x.labels.Get(model.MetricNameLabel) == "queue_length" {
 			zones[x.labels.Get("zone")]++
 		}
 	}
@@ -226,7 +226,7 @@ func TestDeltasAreFramesOfTheirOwn(t *testing.T) {
 	}
 	n := 0
 	for _, x := range deltas.stored() {
-		if x.labels.Get(labels.MetricName) == "requests_total" {
+		if x.labels.Get(model.MetricNameLabel) == "requests_total" {
 			n++
 			if x.v != 5 || x.meta.Type != "counter" {
 				t.Errorf("%+v", x)

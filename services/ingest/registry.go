@@ -38,8 +38,10 @@ type shard struct {
 
 // entry is what is known of a point: the series of its samples, in the order in which they are translated.
 type entry struct {
+	key    key
 	series []*series
-	seen   atomic.Int64 // in seconds
+	seen   atomic.Int64          // in seconds
+	next   atomic.Pointer[entry] // the point that came after it the last time
 }
 
 // sourceKey says which series belong together.
@@ -108,20 +110,44 @@ func (r *registry) source(k sourceKey) *source {
 	return s
 }
 
+// after returns what is known of a point, or nil. Senders send the same points in the same order: before is the one that was found last, behind which this one stood the last time.
+func (r *registry) after(before *entry, k key, now int64) *entry {
+	if before == nil {
+		return r.lookup(k, now)
+	}
+	if e := before.next.Load(); e != nil && e.key == k {
+		e.touch(now)
+		return e
+	}
+	e := r.lookup(k, now)
+	if e != nil {
+		before.next.Store(e)
+	}
+	return e
+}
+
+// touch notes that a point was pushed.
+func (e *entry) touch(now int64) {
+	if e.seen.Load() != now {
+		e.seen.Store(now)
+	}
+}
+
 // lookup returns what is known of a point, or nil.
 func (r *registry) lookup(k key, now int64) *entry {
 	sh := &r.shards[k.a%uint64(len(r.shards))]
 	sh.mu.RLock()
 	e := sh.known[k]
 	sh.mu.RUnlock()
-	if e != nil && e.seen.Load() != now {
-		e.seen.Store(now)
+	if e != nil {
+		e.touch(now)
 	}
 	return e
 }
 
 // remember keeps what is known of a point, unless there are too many.
 func (r *registry) remember(k key, e *entry, now int64) {
+	e.key = k
 	e.seen.Store(now)
 	if r.entries.Load() >= 2*r.maxSeries {
 		return

@@ -100,7 +100,7 @@ func (r *request) readSeriesV1(msg []byte) error {
 	}
 	set.raw = msg
 	k := r.root.with(set.identity(r.svc.hash))
-	e := r.svc.registry.lookup(k, r.now)
+	e := r.known(k)
 	if e == nil {
 		ls, err := r.labelsV1(&set)
 		if err != nil {

@@ -154,7 +154,7 @@ func (r *request) entryV2(meta *writev2.Metadata) (*entry, error) {
 		return nil, err
 	}
 	k = k.with(help.key).with(unit.key)
-	if e := r.svc.registry.lookup(k, r.now); e != nil {
+	if e := r.known(k); e != nil {
 		return e, nil
 	}
 	if len(r.refs) > 2*(r.limits.MaxLabelNames+1) {

@@ -64,6 +64,7 @@ type request struct {
 	points  int // or time series, so far
 	number  int // of samples, so far
 
+	before  *entry // that was found last
 	out     door.Outcome
 	reasons []string
 	last    int // the point that was refused last
@@ -106,6 +107,7 @@ func (r *request) release() {
 	}
 	clear(r.gathers)
 	clear(r.bySrc)
+	r.before = nil
 	r.gathers, r.current, r.points, r.number = r.gathers[:0], nil, 0, 0
 	r.out, r.reasons = door.Outcome{}, nil
 	r.learner.release()
@@ -124,6 +126,15 @@ func (r *request) release() {
 func (r *request) add(x sample) {
 	g := r.gatherOf(x.ser.src)
 	g.samples = append(g.samples, x)
+}
+
+// known returns what is known of a point, or nil.
+func (r *request) known(k key) *entry {
+	e := r.svc.registry.after(r.before, k, r.now)
+	if e != nil {
+		r.before = e
+	}
+	return e
 }
 
 // gatherOf returns what there is for a source.

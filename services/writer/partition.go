@@ -191,7 +191,7 @@ func (p *partition) read(ctx, work context.Context) error {
 }
 
 // fillTime is how long a small request waits for more where nothing more is to be read: pushes come in small messages, and a request costs as much as several hundred samples.
-const fillTime = 100 * time.Millisecond
+const fillTime = 200 * time.Millisecond
 
 // mayGrow reports whether the current request is to wait for more, where so many messages are to be read.
 func (p *partition) mayGrow(pending uint64) bool {
