@@ -30,9 +30,13 @@ func init() {
 
 type zstdClient struct{}
 
-func (zstdClient) Name() string                                 { return "zstd" }
-func (zstdClient) Compress(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1)) }
-func (zstdClient) Decompress(r io.Reader) (io.Reader, error)    { return zstd.NewReader(r, zstd.WithDecoderConcurrency(1)) }
+func (zstdClient) Name() string { return "zstd" }
+func (zstdClient) Compress(w io.Writer) (io.WriteCloser, error) {
+	return zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+}
+func (zstdClient) Decompress(r io.Reader) (io.Reader, error) {
+	return zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
+}
 
 // deflateClient has a name that the door does not know.
 type deflateClient struct{ zstdClient }
@@ -104,7 +108,9 @@ func TestGRPCSaysWhatTheTakerSays(t *testing.T) {
 
 func TestGRPCTellsPartialSuccess(t *testing.T) {
 	r := start(t, OTLPGRPC, nil)
-	r.recorder.answer = func(context.Context, *Push) (Outcome, error) { return Outcome{Samples: 5, Refused: 2, Reason: "too old"}, nil }
+	r.recorder.answer = func(context.Context, *Push) (Outcome, error) {
+		return Outcome{Samples: 5, Refused: 2, Reason: "too old"}, nil
+	}
 	response, err := export(t, dial(t, r.addr), metrics(7), nil)
 	if err != nil || response.PartialSuccess().RejectedDataPoints() != 2 || response.PartialSuccess().ErrorMessage() != "too old" {
 		t.Errorf("%v, %d %q", err, response.PartialSuccess().RejectedDataPoints(), response.PartialSuccess().ErrorMessage())
