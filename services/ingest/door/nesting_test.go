@@ -15,10 +15,16 @@ import (
 // attributePlaces puts attributes at every place of the model that has them.
 var attributePlaces = map[string]func(rm pmetric.ResourceMetrics) pcommon.Map{
 	"resource": func(rm pmetric.ResourceMetrics) pcommon.Map { return rm.Resource().Attributes() },
-	"scope":    func(rm pmetric.ResourceMetrics) pcommon.Map { return rm.ScopeMetrics().AppendEmpty().Scope().Attributes() },
+	"scope": func(rm pmetric.ResourceMetrics) pcommon.Map {
+		return rm.ScopeMetrics().AppendEmpty().Scope().Attributes()
+	},
 	"metadata": func(rm pmetric.ResourceMetrics) pcommon.Map { return newMetric(rm).Metadata() },
-	"gauge":    func(rm pmetric.ResourceMetrics) pcommon.Map { return newMetric(rm).SetEmptyGauge().DataPoints().AppendEmpty().Attributes() },
-	"sum":      func(rm pmetric.ResourceMetrics) pcommon.Map { return newMetric(rm).SetEmptySum().DataPoints().AppendEmpty().Attributes() },
+	"gauge": func(rm pmetric.ResourceMetrics) pcommon.Map {
+		return newMetric(rm).SetEmptyGauge().DataPoints().AppendEmpty().Attributes()
+	},
+	"sum": func(rm pmetric.ResourceMetrics) pcommon.Map {
+		return newMetric(rm).SetEmptySum().DataPoints().AppendEmpty().Attributes()
+	},
 	"sum exemplar": func(rm pmetric.ResourceMetrics) pcommon.Map {
 		return newMetric(rm).SetEmptySum().DataPoints().AppendEmpty().Exemplars().AppendEmpty().FilteredAttributes()
 	},

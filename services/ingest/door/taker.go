@@ -111,7 +111,3 @@ type Refusal struct {
 
 // Error returns the message.
 func (r *Refusal) Error() string { return r.Message }
-
-func refusef(kind Kind, format string, args ...any) *Refusal {
-	return &Refusal{Kind: kind, Message: fmt.Sprintf(format, args...)}
-}
