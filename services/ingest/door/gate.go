@@ -202,6 +202,11 @@ func (g *gate) pass(d deadlines, r *http.Request, p parcel, tenant, sender strin
 	if len(body.b) == 0 {
 		return Outcome{}, nil
 	}
+	if p.format == OTLP && !p.json { // JSON was checked as such
+		if f := checkNesting(body.b); f != nil {
+			return Outcome{}, f
+		}
+	}
 	outcome, err := g.cfg.Taker.Take(ctx, &Push{Format: p.format, Body: body.b, Tenant: tenant, Sender: sender, Limits: &g.cfg.Limits})
 	if err != nil {
 		return Outcome{}, failureOf(ctx, err)

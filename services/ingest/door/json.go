@@ -16,7 +16,7 @@ const (
 	// objectBytes is at least what the largest object of the metrics model takes as Go values, and itemBytes an item of
 	// an array of numbers while it grows.
 	objectBytes = 384
-	itemBytes   = 24
+	itemBytes   = 32
 )
 
 // translateJSON turns an OTLP request from JSON into protobuf. Decoding takes many times the bytes of the JSON: as much

@@ -36,7 +36,7 @@ type Push struct {
 	// Format says what Body is.
 	Format Format
 	// Body is the protobuf message, within Limits.MaxDecompressedBytes and otherwise as it came: it may be malformed.
-	// OTLP's JSON has been turned into protobuf. It belongs to the door and is valid until Take returns.
+	// OTLP's JSON has been turned into protobuf, and OTLP's values are nested at most 128 messages deep. It belongs to the door and is valid until Take returns.
 	Body []byte
 	// Tenant is the value of the tenant header: UTF-8 without control characters, at most 150 bytes. Empty where the
 	// header is missing or Config.TenantHeader is empty.
@@ -111,7 +111,3 @@ type Refusal struct {
 
 // Error returns the message.
 func (r *Refusal) Error() string { return r.Message }
-
-func refusef(kind Kind, format string, args ...any) *Refusal {
-	return &Refusal{Kind: kind, Message: fmt.Sprintf(format, args...)}
-}
