@@ -75,7 +75,8 @@ func TestSamplesThatRetentionHasTakenAreCountedAsLost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, e := newRig(t), newRecorder(t)
 			e.answers(func(*request) (int, string, map[string]string) { return 503, "", nil })
-			cfg := e.endpoint("prod")
+			// A request is full with one message, or the writer would gather them all while the endpoint does not answer.
+			cfg := e.endpoint("prod", func(e *Endpoint) { e.QueueConfig.MaxSamplesPerSend = 10 })
 			readAhead := func(c *Config) { c.ReadAhead = 1 }
 			s := r.start([]Endpoint{cfg}, readAhead)
 			d := r.named("x", 10)
