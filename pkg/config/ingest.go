@@ -13,7 +13,7 @@ import (
 // Ingest configures what is pushed in: OTLP and remote_write.
 type Ingest struct {
 	// Linger is how long a pushed frame may wait for others of its partition before it is published; its sender waits as
-	// long. 0s to 20ms. Default 10ms.
+	// long. 0s to 20ms. Default 20ms.
 	Linger model.Duration `yaml:"linger"`
 	// MaxPendingBytes bounds the frames held in memory while the stream does not take them; beyond it pushes are answered
 	// 429. At least 1MiB. Default 64MiB.
@@ -135,7 +135,7 @@ func baseIngest() Ingest {
 		ReadTimeout: model.Duration(30 * time.Second), IdleTimeout: model.Duration(2 * time.Minute),
 	}
 	return Ingest{
-		Linger: model.Duration(10 * time.Millisecond), MaxPendingBytes: 64 * MiB, MaxSeries: 2_000_000, SeriesIdle: model.Duration(time.Hour),
+		Linger: model.Duration(20 * time.Millisecond), MaxPendingBytes: 64 * MiB, MaxSeries: 2_000_000, SeriesIdle: model.Duration(time.Hour),
 		AckTimeout: model.Duration(10 * time.Second), Tenant: Tenant{Header: "X-Scope-OrgID"},
 		Delta:       Delta{MaxStale: model.Duration(5 * time.Minute), MaxStreams: 1_000_000},
 		OTLP:        OTLPListeners{GRPC: Listener{Listen: DefaultOTLPGRPC, Door: door}, HTTP: Listener{Listen: DefaultOTLPHTTP, Door: door}},

@@ -98,7 +98,7 @@ func TestWrongFlagsAreRefused(t *testing.T) {
 		{[]string{"run", "--confg.file=x"}, []string{"--confg.file", "--help"}},
 		{[]string{"run", "--log.level=loud"}, []string{"loud", "--help"}},
 		{[]string{"run", "--log.format=xml"}, []string{"xml", "--help"}},
-		{[]string{"run", "--services=scraper,reader", "--config.file=" + config}, []string{`"reader"`, "discovery, scraper, relabel, writer"}},
+		{[]string{"run", "--services=scraper,reader", "--config.file=" + config}, []string{`"reader"`, "discovery, scraper, ingest, relabel, writer"}},
 		{[]string{"run", "--services=", "--config.file=" + config}, []string{"--services", "discovery"}},
 		{[]string{"run", "--web.listen-address=here", "--config.file=" + config, "--storage.path=" + dir}, []string{"here", "--web.listen-address"}},
 		{[]string{"run", "--web.config.file=nowhere.yml", "--config.file=" + config, "--storage.path=" + dir}, []string{"nowhere.yml"}},

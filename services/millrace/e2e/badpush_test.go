@@ -76,6 +76,15 @@ type badPush struct {
 	wants  map[kind]wanted
 }
 
+// unreadable is the answer to what is no message of the protocol.
+func unreadable() map[kind]wanted {
+	want := everywhere(http.StatusBadRequest, grpcInvalidArgument, "the body is not an ExportMetricsServiceRequest")
+	alone := want[remoteWriting]
+	alone.says = "reading the request"
+	want[remoteWriting] = alone
+	return want
+}
+
 // everywhere is the same text with the codes of HTTP and gRPC.
 func everywhere(status, code int, says string) map[kind]wanted {
 	return map[kind]wanted{otlpOverHTTP: {code: status, says: says}, otlpOverGRPC: {code: code, says: says}, remoteWriting: {code: status, says: says}}
@@ -201,7 +210,7 @@ func misaddressed() []badPush {
 				body = snappy.Encode(nil, body)
 			}
 			return letter{body: body}
-		}, everywhere(http.StatusBadRequest, grpcInvalidArgument, "reading the request")},
+		}, unreadable()},
 		{"half a body", func(t testing.TB, e *entrance) letter {
 			body := e.encode(t, sampleNow("half", 1))
 			if e.kind == remoteWriting {
@@ -209,7 +218,7 @@ func misaddressed() []badPush {
 				return letter{body: snappy.Encode(nil, whole[:len(whole)-3])}
 			}
 			return letter{body: body[:len(body)-3]}
-		}, everywhere(http.StatusBadRequest, grpcInvalidArgument, "reading the request")},
+		}, unreadable()},
 	}
 }
 
