@@ -305,11 +305,14 @@ func TestARollingRestartIsNotNoticed(t *testing.T) {
 	c := newCrew(t, 1, 50, 50)
 	services := []string{"discovery", "scraper", "relabel", "writer"}
 	running := map[string][]*proc{}
-	for _, s := range services {
+	// An endpoint gets what is scraped after its writer has come, and the test expects all.
+	for _, s := range []string{"discovery", "writer", "relabel", "scraper"} {
 		running[s] = []*proc{c.join(s), c.join(s)}
+		if s == "writer" {
+			c.spread(s, 4, running[s]...)
+		}
 	}
 	c.spread("scraper", 256, running["scraper"]...)
-	c.spread("writer", 4, running["writer"]...)
 	c.arrived(c.end, 60*time.Second)
 	from := time.Now()
 	for _, s := range services {
