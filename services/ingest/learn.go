@@ -147,7 +147,6 @@ func (l *learner) metricOf(head []byte, m *metric, points ...[]byte) []byte {
 // learn translates the metric's points that are not known, keeps what they are, and gathers their samples. Where one of them makes the translation fail, each is translated alone.
 func (r *request) learn(m *metric, first int) {
 	unknown := r.otlp.unknown
-	defer func() { r.otlp.unknown = unknown[:0] }()
 	if r.learnPoints(m, unknown, first) || len(unknown) == 1 {
 		return
 	}

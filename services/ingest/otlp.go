@@ -257,6 +257,7 @@ func (r *request) readMetric(m *metric) error {
 		refuse = "metric %q has no aggregation temporality"
 	}
 	p, res := &r.otlp.point, &r.otlp.resource
+	r.otlp.unknown = r.otlp.unknown[:0] // what stopped an earlier request may have left some
 	for i, b := range m.points {
 		if err := p.read(m.kind, b); err != nil {
 			return malformed(fmt.Sprintf("points of metric %q", short(m.name)), err)

@@ -141,6 +141,39 @@ func TestRequestThatCannotBeReadIsRefusedWhole(t *testing.T) {
 	}
 }
 
+// What a request leaves behind that was given up in the middle must not get into the next one, which has its memory.
+func TestMalformedRequestLeavesNothingBehind(t *testing.T) {
+	r := newRig(t)
+	l := &learner{}
+	malformed := []byte{2<<3 | wireFixed64, 1}
+	metric := l.metricOf(appendBytesField(nil, 1, []byte("m")), &metric{kind: kindGauge}, numberPoint('b'), numberPoint('c'), malformed)
+	l.assemble([]byte{}, nil, []byte{}, nil, metric)
+	for i := range 20 {
+		if _, err := r.Take(t.Context(), &door.Push{Body: l.request, Limits: testLimits}); err == nil {
+			t.Fatal("a malformed point was taken")
+		}
+		if out, err := r.otlp(onePoint(func(pmetric.ResourceMetrics, pmetric.NumberDataPoint) {}), ""); err != nil || out.Refused > 0 {
+			t.Fatalf("push %d: %+v, %v", i, out, err)
+		}
+	}
+	md := onePoint(func(rm pmetric.ResourceMetrics, p pmetric.NumberDataPoint) {
+		for i := range 4 {
+			q := rm.ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints().AppendEmpty()
+			p.CopyTo(q)
+			q.Attributes().PutInt("i", int64(i))
+		}
+	})
+	if out, err := r.otlp(md, ""); err != nil || out.Refused > 0 || out.Samples != 5 {
+		t.Errorf("%+v, %v", out, err)
+	}
+}
+
+// numberPoint is a number point with an attribute.
+func numberPoint(i byte) []byte {
+	b := []byte{3<<3 | wireFixed64, 1, 0, 0, 0, 0, 0, 0, 1}
+	return appendBytesField(b, 7, appendBytesField(nil, 1, []byte{'a', i}))
+}
+
 func kindOf(err error) (door.Kind, bool) {
 	r, ok := err.(*door.Refusal)
 	if !ok {
