@@ -28,7 +28,7 @@ func TestFleetInContainers(t *testing.T) {
 	pushed.more("by the healthy fleet")
 	s.pushFuture()
 	s.eventually("all demo targets are at the Prometheus", s.is(`count(up{job="node",site="compose"} == 1)`, 8))
-	s.eventually("all processes are at the Prometheus", s.is(`count(up{job="millrace"} == 1)`, 8))
+	s.eventually("all processes are at the Prometheus", s.is(`count(up{job="millrace"} == 1)`, float64(2*len(users))))
 	s.eventually("all metrics of the dashboards are at the Prometheus", func() error {
 		for _, name := range dashboardMetrics(t) {
 			if n, err := s.query("count(" + name + ")"); err != nil || n == 0 {
