@@ -55,7 +55,7 @@ func TestReloadsInARowLeaveOneLoop(t *testing.T) {
 		if value.IsStaleNaN(x.V) {
 			t.Error("a reload left a staleness marker")
 		}
-		if x.T-last < 190 {
+		if x.T-last < 100 { // a second loop has the same beat; one that comes late on a busy machine is followed by one in time
 			t.Errorf("two scrapes at %d and %d, the interval is 200 ms", last, x.T)
 		}
 		last = x.T
