@@ -3,7 +3,6 @@ package ingest
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -38,8 +37,7 @@ type Config struct {
 	AckTimeout time.Duration
 	// TenantLabel is the label that carries the tenant of a push; "" for none.
 	TenantLabel string
-	// Logger and Registerer receive the service's log lines and metrics.
-	Logger     *slog.Logger
+	// Registerer receives the service's metrics. What it refuses its doors log.
 	Registerer prometheus.Registerer
 }
 
@@ -54,7 +52,6 @@ type Service struct {
 	metrics     *metrics
 	translation atomic.Pointer[translation]
 	open        atomic.Bool
-	under       atomic.Int64 // requests under way
 }
 
 var _ door.Taker = (*Service)(nil)
@@ -96,8 +93,6 @@ func (s *Service) Take(ctx context.Context, p *door.Push) (door.Outcome, error) 
 	if !s.open.Load() {
 		return door.Outcome{}, errClosed
 	}
-	s.under.Add(1)
-	defer s.under.Add(-1)
 	r := s.begin(p)
 	out, err := r.take(ctx, p)
 	r.release()

@@ -48,7 +48,7 @@ type entry struct {
 type sourceKey struct {
 	tenant, job, instance string
 	lane                  uint8
-	delta                 bool
+	delta                 bool // their frames hold deltas, and go to the stream DELTAS
 }
 
 func newRegistry(partitions int, process uint64, maxSeries int) *registry {
@@ -104,7 +104,7 @@ func (r *registry) source(k sourceKey) *source {
 	place := d.Sum64()
 	_, _ = d.WriteString(strconv.FormatUint(r.process, 16) + strconv.FormatBool(k.delta))
 	s = &source{
-		key: k, id: d.Sum64(), partition: stream.PartitionOf(place, r.partitions), delta: k.delta, byHash: map[uint64]*series{}, seq: r.seq,
+		key: k, id: d.Sum64(), partition: stream.PartitionOf(place, r.partitions), byHash: map[uint64]*series{}, seq: r.seq,
 	}
 	r.sources[k] = s
 	return s

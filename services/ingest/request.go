@@ -283,7 +283,7 @@ func (r *request) commit(g *gather, a *acks) error {
 		a.end(err)
 	}
 	a.left.Add(1)
-	if !r.svc.publishers(s.delta).Offer(s.partition, u) {
+	if !r.svc.publishers(s.key.delta).Offer(s.partition, u) {
 		a.left.Add(-1)
 		r.svc.metrics.full.Inc()
 		return errFull
@@ -378,7 +378,7 @@ func (r *request) judgeSeries(s *source, g *gather, run, kept []sample) []sample
 	same := func(x *sample) bool {
 		return x.t == last && (x.hist != nil) == hist && (hist || math.Float64bits(x.v) == bits)
 	}
-	again := !s.delta && same(&run[len(run)-1]) // a request that is sent again ends with the newest sample
+	again := !s.key.delta && same(&run[len(run)-1]) // a request that is sent again ends with the newest sample
 	round := 0
 	for k := range run {
 		x := run[k]
@@ -386,7 +386,7 @@ func (r *request) judgeSeries(s *source, g *gather, run, kept []sample) []sample
 		case x.t > r.maxTime:
 			r.refuseSample(refusedFuture, &x, "%s at %s", ser.labels, stamp(x.t))
 			continue
-		case s.delta:
+		case s.key.delta:
 		case again && x.t <= last, same(&x):
 			g.repeats = true
 			if x.hist != nil {

@@ -55,7 +55,7 @@ func (r *rig) run(change ...func(*Config)) {
 	}, system)
 	cfg := Config{
 		Partitions: 2, Frames: publishers, Linger: 5 * time.Millisecond, MaxPendingBytes: 1 << 20, MaxSeries: 1000, SeriesIdle: time.Hour, AckTimeout: 30 * time.Second,
-		Logger: log, Registerer: r.reg,
+		Registerer: r.reg,
 	}
 	for _, f := range change {
 		f(&cfg)

@@ -18,7 +18,6 @@ type source struct {
 	key       sourceKey
 	id        uint64
 	partition int
-	delta     bool // its frames hold deltas, and go to the stream DELTAS
 
 	mu        sync.Mutex
 	removed   bool   // another stands for it now, see [registry.lock]
