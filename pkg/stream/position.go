@@ -19,6 +19,9 @@ import (
 // ErrMoved is returned where another reader has taken over a mailbox's position.
 var ErrMoved = errors.New("another reader has taken the position over")
 
+// ErrUnreadable is wrapped by the error for a position that is there and cannot be read.
+var ErrUnreadable = errors.New("position cannot be read")
+
 // Position is how far a reader has come.
 type Position struct {
 	// Seq is the sequence number of the last message handled.
@@ -54,12 +57,12 @@ func encodePosition(p storedPosition) []byte {
 
 func decodePosition(b []byte) (p storedPosition, err error) {
 	if len(b) == 0 || b[0] != positionVersion {
-		return p, fmt.Errorf("entry %.100x is not of version %d; it was written by a newer Millrace: upgrade this one", b, positionVersion)
+		return p, fmt.Errorf("%w: entry %.100x is not of version %d; it was written by a newer Millrace: upgrade this one", ErrUnreadable, b, positionVersion)
 	}
 	dec := msgpack.NewDecoder(bytes.NewReader(b[1:]))
 	dec.DisallowUnknownFields(true) // to pass over one, the decoder would take what memory its length claims
 	if err := dec.Decode(&p); err != nil {
-		return storedPosition{}, fmt.Errorf("entry %.100x: %w", b, err)
+		return storedPosition{}, fmt.Errorf("%w: entry %.100x: %w", ErrUnreadable, b, err)
 	}
 	return p, nil
 }
