@@ -85,8 +85,8 @@ func ends(logs string) string {
 	return b.String()
 }
 
-// unusual tells lines of the logs apart from those that say that all is well: what Millrace and Prometheus log as a warning or an error, and NATS so too; and what no logger has written, such
-// as a panic. The receiver's lines are told by the test itself.
+// unusual reports whether a line of the logs says more than that all is well: a warning or an error, or what no logger has written, such as a panic. The receiver's
+// figures are told by the test itself.
 func unusual(text string) bool {
 	for _, usual := range []string{"level=INFO", "level=DEBUG", "[INF]", "[DBG]", "samples/s"} {
 		if strings.Contains(text, usual) {
