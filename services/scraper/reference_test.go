@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -214,20 +216,33 @@ func (r *rig) newTestLoop(cfg *promconfig.ScrapeConfig, number int) *loop {
 
 // give has the loop read an answer as if it had been fetched.
 func (r *rig) give(l *loop, s step, t int64) *taken {
-	o := outcome{}
-	var body []byte
+	r.t.Helper()
+	o, x := outcome{}, &exposition{}
 	if s.status != 0 && s.status != http.StatusOK {
 		o.err = errors.New("server returned HTTP status")
 	} else {
-		body = append(make([]byte, 0, len(s.body)+1), s.body...)
-		o.bytes = len(body)
+		x = r.answer(s)
 	}
-	l.deliver(time.Now(), t, body, s.contentType, &o)
+	l.deliver(time.Now(), t, x, &o)
+	x.close()
 	u := r.unitOf(l.source)
 	if u == nil {
 		r.t.Fatal("a scrape left nothing")
 	}
 	return readUnit(r.t, u)
+}
+
+// answer returns an answer as it is when the body, or as much of it as is in a piece, was fetched.
+func (r *rig) answer(s step) *exposition {
+	r.t.Helper()
+	x := &exposition{
+		contentType: s.contentType, limit: math.MaxInt64,
+		response: &http.Response{Body: io.NopCloser(strings.NewReader(s.body))},
+	}
+	if err := x.begin(min(len(s.body)+2, r.piece), r.piece); err != nil {
+		r.t.Fatal(err)
+	}
+	return x
 }
 
 // compareWithPrometheus scrapes the sequences with Prometheus and with this package.
@@ -242,15 +257,18 @@ func compareWithPrometheus(t testing.TB, cfg *promconfig.Config, list []sequence
 		interval *= 2
 		want = runReference(t, cfg, list, interval, startTimestamps)
 	}
-	r := newRig(t, func(c *Config) { c.StartTimestamps = startTimestamps })
-	for i, s := range list {
-		c := *jobs[s.job]
-		l := r.newTestLoop(&c, i)
-		l.rules.timeout = interval
-		for k, step := range s.steps {
-			got := r.give(l, step, want[i][k].Time)
-			if d := gocmp.Diff(want[i][k], got, exact); d != "" {
-				t.Fatalf("job %s, sequence %d, scrape %d of %d differs (-Prometheus +Millrace):\n%s\nbodies:\n%s", s.job, i, k+1, len(s.steps), d, s.show(k))
+	for _, n := range []int{piece, 700, 40} {
+		r := newRig(t, func(c *Config) { c.StartTimestamps = startTimestamps })
+		r.piece = n
+		for i, s := range list {
+			c := *jobs[s.job]
+			l := r.newTestLoop(&c, i)
+			l.rules.timeout = interval
+			for k, step := range s.steps {
+				got := r.give(l, step, want[i][k].Time)
+				if d := gocmp.Diff(want[i][k], got, exact); d != "" {
+					t.Fatalf("job %s, sequence %d, scrape %d of %d, in pieces of %d bytes, differs (-Prometheus +Millrace):\n%s\nbodies:\n%s", s.job, i, k+1, len(s.steps), n, d, s.show(k))
+				}
 			}
 		}
 	}

@@ -61,13 +61,14 @@ func TestSteadyScrapesAllocateLittle(t *testing.T) {
 	r := newRig(t)
 	l := r.plainLoop(1)
 	text := recordedExposition(t, 1).text()
-	body := append(make([]byte, 0, len(text)+1), text...)
+	x := r.answer(step{body: text, contentType: plainText})
+	defer x.close()
 	now := int64(1000)
 	scrape := func() {
 		now += 1000
 		c := r.collector()
 		c.begin(l, now)
-		if err := c.collect(body, plainText); err != nil {
+		if err := c.collect(x); err != nil {
 			t.Fatal(err)
 		}
 		c.a.rollback()
@@ -251,7 +252,7 @@ func FuzzTemplates(f *testing.F) {
 func (v *view) dissolve() {
 	spare := map[string]uint32{}
 	for k := range v.template.lines {
-		if v.series[k] != unknown {
+		if v.series[k] != unknown && v.series[k] != created {
 			spare[v.template.met(k)] = v.series[k]
 		}
 	}

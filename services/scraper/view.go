@@ -9,7 +9,7 @@ type view struct {
 	contentType string // that has format
 
 	template *template
-	series   []uint32 // for each line of template the number of its series in the source, or dropped, or unknown
+	series   []uint32 // for each line of template the number of its series in the source, or one of the constants below
 	// spare holds the series of lines that only scrapes which failed have shown, by their text.
 	spare map[string]uint32
 	size  int // lines at the last success
@@ -26,6 +26,8 @@ const (
 	unknown = math.MaxUint32
 	// dropped stands for a line that relabelling drops.
 	dropped = math.MaxUint32 - 1
+	// created stands for a line that tells a start timestamp, and is no sample.
+	created = math.MaxUint32 - 2
 )
 
 // noTemplate is the template of a target that was not read yet.
@@ -50,7 +52,7 @@ func (v *view) forget() {
 // renumber follows a compaction: numbers holds the new number of each series.
 func (v *view) renumber(numbers []uint32) {
 	number := func(i uint32) uint32 {
-		if i >= dropped {
+		if i >= created {
 			return i
 		}
 		return numbers[i]
