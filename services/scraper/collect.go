@@ -120,6 +120,7 @@ func (c *collector) collect(x *exposition) error {
 	}
 	c.drain()
 	if x.err = c.window.err; x.err != nil {
+		c.view.current.reset()
 		c.total, c.added, c.seriesAdded = 0, 0, 0
 		return x.err
 	}

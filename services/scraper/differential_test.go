@@ -53,6 +53,9 @@ scrape_configs:
 - job_name: convert
   scrape_native_histograms: true
   convert_classic_histograms_to_nhcb: true
+- job_name: body_limit
+  body_size_limit: 900B
+  extra_scrape_metrics: true
 - job_name: legacy
   metric_name_validation_scheme: legacy
   metric_name_escaping_scheme: underscores
@@ -226,6 +229,8 @@ func (c *choices) sequence(jobs []*promconfig.ScrapeConfig, seeds []listing) seq
 	for range 4 + c.pick(6) {
 		st := step{body: e.text(), contentType: e.contentType}
 		switch c.pick(24) {
+		case 17, 18:
+			st.cut = c.pick(256) * max(len(st.body)/256, 1)
 		case 19:
 			st.status = 503
 		case 20:

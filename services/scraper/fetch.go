@@ -74,14 +74,15 @@ type fetcher struct {
 	limit   int64 // of the body, decompressed, in bytes
 }
 
-func newFetcher(cfg *promconfig.ScrapeConfig, client *http.Client, url string, timeout time.Duration) (*fetcher, error) {
+// newFetcher makes one that lets go of a try after the timeout. With identity, the target is asked not to compress.
+func newFetcher(cfg *promconfig.ScrapeConfig, client *http.Client, url string, timeout time.Duration, identity bool) (*fetcher, error) {
 	request, err := http.NewRequest(http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Accept", accepted(cfg))
 	encodings := "identity"
-	if cfg.EnableCompression {
+	if cfg.EnableCompression && !identity {
 		encodings = "zstd,gzip"
 	}
 	request.Header.Set("Accept-Encoding", encodings)
@@ -92,6 +93,12 @@ func newFetcher(cfg *promconfig.ScrapeConfig, client *http.Client, url string, t
 		limit = math.MaxInt64
 	}
 	return &fetcher{client: client, request: request, limit: limit}, nil
+}
+
+// isLocal reports whether no network lies between this process and a target.
+func isLocal(t *scrape.Target) bool {
+	host := t.URL().Hostname()
+	return t.GetValue(scrape.UnixSocketLabel) != "" || host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 // accepted returns the Accept header (RFC 9110, section 12.5.1) for the scrape protocols of a job: the first is preferred.

@@ -46,7 +46,7 @@ func (c *collector) isTail(tail string) bool {
 // it goes on behind them.
 func (c *collector) matchLines(f format) {
 	c.a.reserve()
-	for {
+	for c.inContext(c.next) {
 		from := c.next
 		c.matchRun(f)
 		if c.next > from {
@@ -130,13 +130,18 @@ func (c *collector) skipLines() bool {
 	return false
 }
 
-// fits reports whether line k of the template may follow: it has not been there yet, and it means here what it meant there.
-func (c *collector) fits(k int) bool {
+// inContext reports whether line k of the template means here what it meant there.
+func (c *collector) inContext(k int) bool {
 	t := c.old
-	if c.strange || c.view.series[k] == unknown || c.seen.has(uint32(k)) || !t.lines[k].typed && t.before(k) != c.known {
+	return !c.strange && k < len(t.lines) && (t.lines[k].typed || t.before(k) == c.known)
+}
+
+// fits reports whether line k of the template follows, and has not been there yet.
+func (c *collector) fits(k int) bool {
+	if !c.inContext(k) || c.view.series[k] == unknown || c.seen.has(uint32(k)) {
 		return false
 	}
-	prefix := t.prefix(k)
+	prefix := c.old.prefix(k)
 	return len(c.body)-c.at >= len(prefix) && string(c.body[c.at:c.at+len(prefix)]) == prefix
 }
 

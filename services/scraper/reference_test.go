@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -40,6 +40,7 @@ type step struct {
 	body        string
 	contentType string
 	status      int // 0 for 200
+	cut         int // after so many bytes of the body the connection breaks; 0 for never
 }
 
 // sequence is what one target answers, scrape after scrape.
@@ -151,6 +152,11 @@ func runReference(t testing.TB, cfg *promconfig.Config, list []sequence, interva
 		if s.status != 0 {
 			w.WriteHeader(s.status)
 		}
+		if s.cut > 0 && s.cut < len(s.body) {
+			fmt.Fprint(w, s.body[:s.cut])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}
 		fmt.Fprint(w, s.body)
 	}))
 	defer server.Close()
@@ -220,8 +226,9 @@ func (r *rig) give(l *loop, s step, t int64) *taken {
 	o, x := outcome{}, &exposition{}
 	if s.status != 0 && s.status != http.StatusOK {
 		o.err = errors.New("server returned HTTP status")
-	} else {
-		x = r.answer(s)
+	} else if err := r.answer(x, s, l.fetch.limit); err != nil {
+		x.close()
+		l.note(err, &o)
 	}
 	l.deliver(time.Now(), t, x, &o)
 	x.close()
@@ -232,17 +239,14 @@ func (r *rig) give(l *loop, s step, t int64) *taken {
 	return readUnit(r.t, u)
 }
 
-// answer returns an answer as it is when the body, or as much of it as is in a piece, was fetched.
-func (r *rig) answer(s step) *exposition {
-	r.t.Helper()
-	x := &exposition{
-		contentType: s.contentType, limit: math.MaxInt64,
-		response: &http.Response{Body: io.NopCloser(strings.NewReader(s.body))},
+// answer makes x an answer as it is when the body, or as much of it as is in a piece, was fetched.
+func (r *rig) answer(x *exposition, s step, limit int64) error {
+	var body io.Reader = strings.NewReader(s.body)
+	if s.cut > 0 && s.cut < len(s.body) {
+		body = io.MultiReader(strings.NewReader(s.body[:s.cut]), iotest.ErrReader(io.ErrUnexpectedEOF))
 	}
-	if err := x.begin(min(len(s.body)+2, r.piece), r.piece); err != nil {
-		r.t.Fatal(err)
-	}
-	return x
+	*x = exposition{contentType: s.contentType, limit: limit, response: &http.Response{Body: io.NopCloser(body)}}
+	return x.begin(min(len(s.body)+2, r.piece), r.piece)
 }
 
 // compareWithPrometheus scrapes the sequences with Prometheus and with this package.

@@ -48,6 +48,8 @@ type Config struct {
 	DictAge time.Duration
 	// StartTimestamps makes the scrape loops parse start timestamps, which replaces OpenMetrics' _created series.
 	StartTimestamps bool
+	// LoopbackIdentity makes the scrape loops ask targets on a loopback address or a Unix socket for bodies that are not compressed.
+	LoopbackIdentity bool
 	// Logger and Registerer receive the service's log lines and metrics.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer

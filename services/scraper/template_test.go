@@ -61,7 +61,10 @@ func TestSteadyScrapesAllocateLittle(t *testing.T) {
 	r := newRig(t)
 	l := r.plainLoop(1)
 	text := recordedExposition(t, 1).text()
-	x := r.answer(step{body: text, contentType: plainText})
+	x := &exposition{}
+	if err := r.answer(x, step{body: text, contentType: plainText}, math.MaxInt64); err != nil {
+		t.Fatal(err)
+	}
 	defer x.close()
 	now := int64(1000)
 	scrape := func() {
