@@ -1,12 +1,16 @@
 package scraper
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -129,6 +133,97 @@ func BenchmarkScrape(b *testing.B) {
 	b.Run("protobuf", func(b *testing.B) {
 		benchmarkScrapes(b, answers(b, loadgen.Config{Kind: loadgen.Protobuf, Series: 100}, protobuf, 16))
 	})
+}
+
+// BenchmarkFetch is a whole scrape over HTTP, of a target that always answers the same and costs little itself.
+func BenchmarkFetch(b *testing.B) {
+	for _, encoding := range []string{"identity", "gzip", "zstd"} {
+		b.Run(encoding, func(b *testing.B) {
+			g, err := loadgen.New(loadgen.Config{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			request := httptest.NewRequest(http.MethodGet, "/target/0/metrics", nil)
+			request.Header.Set("Accept-Encoding", encoding)
+			w := httptest.NewRecorder()
+			g.ServeHTTP(w, request)
+			w.Header().Set("Content-Length", strconv.Itoa(w.Body.Len()))
+			var answer bytes.Buffer
+			answer.WriteString("HTTP/1.1 200 OK\r\n")
+			if err := w.Header().Write(&answer); err != nil {
+				b.Fatal(err)
+			}
+			answer.WriteString("\r\n")
+			answer.Write(w.Body.Bytes())
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer listener.Close()
+			go func() {
+				c, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				defer c.Close()
+				for in := bufio.NewReader(c); ; {
+					line, err := in.ReadSlice('\n')
+					if err != nil {
+						return
+					}
+					if len(line) > 2 {
+						continue
+					}
+					if _, err := c.Write(answer.Bytes()); err != nil {
+						return
+					}
+				}
+			}()
+			r := newRig(b)
+			l := r.newLoopTo(differentialConfig(b).ScrapeConfigs[0], listener.Addr().String(), 1)
+			defer l.fetch.client.CloseIdleConnections()
+			samples, at := 0, int64(1_750_000_000_000)
+			for range 2 {
+				r.visit(l, at)
+				at += 1000
+			}
+			b.ReportAllocs()
+			before := processorTime()
+			for b.Loop() {
+				samples += r.visit(l, at).Samples
+				at += 1000
+			}
+			b.ReportMetric(float64(processorTime()-before)/float64(samples), "cpu-ns/sample")
+		})
+	}
+}
+
+// BenchmarkMemory is what 100 targets of 1,000 series take.
+func BenchmarkMemory(b *testing.B) {
+	const targets = 100
+	live := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for b.Loop() {
+		list := answers(b, loadgen.Config{}, "", 3)
+		r := newRig(b)
+		before, series := live(), 0
+		var loops []*loop
+		for i := range targets {
+			l := r.plainLoop(i)
+			for k, s := range list {
+				r.give(l, s, 1_750_000_000_000+int64(k)*1000)
+			}
+			loops = append(loops, l)
+			series += len(l.source.series)
+		}
+		b.ReportMetric(float64(live()-before)/float64(series), "B/series")
+		runtime.KeepAlive(loops)
+	}
 }
 
 // alternating has every second body lack each n-th line but comments: those lines come and go.

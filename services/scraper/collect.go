@@ -65,6 +65,7 @@ type collector struct {
 	hasher   maphash.Hash
 	exemplar exemplarText
 	builder  labels.ScratchBuilder
+	final    *labels.Builder
 
 	meta       *metadataStore // nil until it is needed
 	metaAll    bool           // it has all comments of the body, as far as that is in memory
@@ -225,7 +226,7 @@ func (c *collector) take(p textparse.Parser, entry textparse.Entry, f format) er
 	}
 	c.total++
 	series := c.seriesOf(id)
-	if series == created { // it was, in another context
+	if series == created || c.isGone(id) { // it was, in another context; or Prometheus does not know it any more
 		id, series = unknown, unknown
 	}
 	again := id != unknown && c.seen.has(id)
@@ -256,7 +257,7 @@ func (c *collector) takeSample(p textparse.Parser, entry textparse.Entry, met []
 	known := series != unknown
 	if !known {
 		p.Labels(&c.ls)
-		if c.ls = c.rules.finalLabels(c.ls); c.ls.IsEmpty() {
+		if c.ls = c.rules.finalLabels(c.final, c.ls); c.ls.IsEmpty() {
 			return dropped, nil
 		}
 		if err := c.rules.check(c.ls); err != nil {
@@ -345,10 +346,11 @@ func (c *collector) readExemplars(p textparse.Parser, isHistogram bool, t int64)
 
 // judge sorts out what became of a sample: taken, refused (which is counted), or an error with which the scrape fails.
 func (c *collector) judge(met []byte, err error) (taken bool, fatal error) {
+	if err == nil {
+		return true, nil
+	}
 	var partial *storage.AppendPartialError
 	switch {
-	case err == nil:
-		return true, nil
 	case errors.Is(err, errSampleLimit):
 		c.limitErr = err
 	case errors.Is(err, errBucketLimit):
@@ -459,12 +461,13 @@ func (c *collector) learn(f format) {
 				v.spare[string(d.text[line.met:line.metEnd])] = d.series[k]
 			}
 		}
-		v.template, v.series = noTemplate, nil
+		v.template, v.series, v.gone = noTemplate, nil, goneLines{}
 		return
 	}
 	if f != formatParsed {
 		d.text = append(d.text, c.body[c.at:]...)
 	}
+	v.gone.learn(c, f)
 	v.series = append(make([]uint32, 0, len(d.series)), d.series...)
 	v.template = c.shared.share(f, d)
 }

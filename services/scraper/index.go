@@ -13,15 +13,16 @@ type lineIndex struct {
 	slots  []uint32 // open-addressed: ID + 1
 	used   int
 
-	// Of the lines that the template does not have: those that only failed scrapes have shown, and behind them those of the draft.
-	spare  []string
+	// Of the lines that the template does not have: those that are gone, behind them those that only failed scrapes have shown, and then those of the draft.
+	spare  []string // of the first two kinds
+	gone   int      // how many of them are gone
 	lines  []uint32 // where they are in the draft
 	series []uint32 // of all of them
 }
 
 func (x *lineIndex) reset() {
 	clear(x.spare)
-	x.filled = false
+	x.filled, x.gone = false, 0
 	x.spare, x.lines, x.series = x.spare[:0], x.lines[:0], x.series[:0]
 }
 
@@ -79,7 +80,7 @@ func (c *collector) find(met []byte) uint32 {
 func (c *collector) fillIndex() {
 	x := &c.index
 	x.filled = true
-	x.makeRoom(len(c.old.lines) + len(c.view.spare) + len(c.old.lines)/8 + 16)
+	x.makeRoom(len(c.old.lines) + len(c.view.spare) + len(c.view.gone.lines) + len(c.old.lines)/8 + 16)
 	mask := uint32(len(x.slots) - 1)
 	for k := range c.old.lines {
 		if c.view.series[k] == unknown {
@@ -92,11 +93,26 @@ func (c *collector) fillIndex() {
 		x.slots[h] = uint32(k) + 1
 		x.used++
 	}
-	for met, series := range c.view.spare {
+	add := func(met string, series uint32) {
 		x.spare = append(x.spare, met)
 		x.series = append(x.series, series)
 		c.enter(uint32(len(c.old.lines)+len(x.series)-1), met)
 	}
+	if c.view.gone.format == c.format {
+		for met, series := range c.view.gone.lines {
+			add(met, series)
+		}
+	}
+	x.gone = len(x.spare)
+	for met, series := range c.view.spare {
+		add(met, series)
+	}
+}
+
+// isGone reports whether a line is one that the last body did not have.
+func (c *collector) isGone(id uint32) bool {
+	n := int(id) - len(c.old.lines)
+	return n >= 0 && n < c.index.gone
 }
 
 // enter puts a line into the table, in place of another with the same series.

@@ -28,6 +28,9 @@ func (c *collector) readLines(f format) error {
 			return nil
 		}
 		c.differ(c.next)
+		if c.takeMoved(f) {
+			continue
+		}
 		if end, err := c.parseLines(f); end || err != nil {
 			return err
 		}

@@ -209,13 +209,19 @@ func runReference(t testing.TB, cfg *promconfig.Config, list []sequence, interva
 // newTestLoop returns a loop that does not run, for a target that answers a sequence.
 func (r *rig) newTestLoop(cfg *promconfig.ScrapeConfig, number int) *loop {
 	r.t.Helper()
+	return r.newLoopTo(cfg, "localhost:1", number)
+}
+
+// newLoopTo returns a loop that does not run, for a target at an address.
+func (r *rig) newLoopTo(cfg *promconfig.ScrapeConfig, address string, number int) *loop {
+	r.t.Helper()
 	j := &job{jobPlan: &jobPlan{config: cfg}, w: newWatcher(r.Service, nil, r.t.Context()), name: cfg.JobName, loops: map[uint64]*loop{}}
 	var err error
 	if j.clients, err = newClients(cfg); err != nil {
 		r.t.Fatal(err)
 	}
 	return j.newLoop(target.New(cfg.JobName, labels.FromStrings(
-		"__address__", "localhost:1", "__scheme__", "http", "__metrics_path__", "/", "__scrape_interval__", "1s", "__scrape_timeout__", "1s",
+		"__address__", address, "__scheme__", "http", "__metrics_path__", "/", "__scrape_interval__", "1s", "__scrape_timeout__", "60s",
 		"instance", "one", "job", cfg.JobName, "sequence", fmt.Sprint(number),
 	), labels.EmptyLabels(), nil))
 }

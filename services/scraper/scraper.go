@@ -143,7 +143,7 @@ func (s *Service) collector() *collector {
 	if c, ok := s.collectors.Get().(*collector); ok {
 		return c
 	}
-	c := &collector{a: &appender{svc: s}, metrics: s.scrapeMetrics, shared: s.templates, builder: labels.NewScratchBuilder(8)}
+	c := &collector{a: &appender{svc: s}, metrics: s.scrapeMetrics, shared: s.templates, builder: labels.NewScratchBuilder(8), final: labels.NewBuilder(labels.EmptyLabels())}
 	c.reset(&exposition{})
 	return c
 }

@@ -12,6 +12,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/textparse"
+	"github.com/prometheus/prometheus/model/value"
 )
 
 // plainLoop returns a loop with the scrape config of the job "plain".
@@ -208,6 +209,29 @@ func TestValuesAreThoseOfTheParser(t *testing.T) {
 			t.Errorf("%s is left to the parser", text)
 		}
 	}
+}
+
+// FuzzNumber compares with what strconv makes of the text up to a space or line break.
+func FuzzNumber(f *testing.F) {
+	for _, v := range oddValues {
+		f.Add(v)
+	}
+	for _, v := range []string{"9007199254740993", "1.7976931348623159e308", "2.2250738585072011e-308", "4.9406564584124654e-324", "6631236846766476e-316", "8.5e22", "123456789012345678e-22"} {
+		f.Add(v)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got, end, ok := readValue([]byte(text + "\n"))
+		if !ok {
+			return // the parser has the word
+		}
+		want, err := strconv.ParseFloat(text[:end], 64)
+		if math.IsNaN(want) {
+			want = math.Float64frombits(value.NormalNaN)
+		}
+		if err != nil || math.Float64bits(got) != math.Float64bits(want) || strings.ContainsAny(text[:end], " \n") || end < len(text) && text[end] != ' ' && text[end] != '\n' {
+			t.Errorf("%q is %v up to %d; strconv has %v, %v", text, got, end, want, err)
+		}
+	})
 }
 
 func FuzzReadValue(f *testing.F) {

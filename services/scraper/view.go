@@ -12,6 +12,7 @@ type view struct {
 	series   []uint32 // for each line of template the number of its series in the source, or one of the constants below
 	// spare holds the series of lines that only scrapes which failed have shown, by their text.
 	spare map[string]uint32
+	gone  goneLines
 	size  int // lines at the last success
 	meta  *metadataStore
 
@@ -41,7 +42,7 @@ func newView() *view {
 
 // forget drops all that refers to series of the source.
 func (v *view) forget() {
-	v.template, v.series, v.spare = noTemplate, nil, nil
+	v.template, v.series, v.spare, v.gone = noTemplate, nil, nil, goneLines{}
 	v.exposed.reset()
 	v.current.reset()
 	for i := range v.reports {
@@ -62,6 +63,11 @@ func (v *view) renumber(numbers []uint32) {
 	}
 	for met, i := range v.spare {
 		v.spare[met] = number(i)
+	}
+	for met, i := range v.gone.lines {
+		if v.gone.lines[met] = number(i); v.gone.lines[met] == unknown {
+			delete(v.gone.lines, met)
+		}
 	}
 	for k, i := range v.reports {
 		v.reports[k] = number(i)
