@@ -384,7 +384,7 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 		p.scraper = scraper.New(scraper.Config{
 			Conn: conn, Partitions: parts, Publishers: p.publishers, Fleet: p.fleet, Linger: time.Duration(m.Scraper.Linger),
 			MaxPendingBytes: int64(m.Scraper.MaxPendingBytes), MaxBodyBytes: int64(m.Scraper.MaxBodyBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
-			StartTimestamps: m.Scraper.StartTimestamps, Logger: p.log.With("service", "scraper"), Registerer: p.reg,
+			StartTimestamps: m.Scraper.StartTimestamps, LoopbackIdentity: m.Scraper.LoopbackIdentity, Logger: p.log.With("service", "scraper"), Registerer: p.reg,
 		}, p.system)
 	}
 	if p.has("ingest") {
