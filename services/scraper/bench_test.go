@@ -262,14 +262,13 @@ func BenchmarkGunzip(b *testing.B) {
 	before := processorTime()
 	for b.Loop() {
 		z := gzips.Get().(*gunzip)
-		z.buf.Reset(bytes.NewReader(packed.Bytes()))
-		if err := z.Reset(z.buf); err != nil {
+		if err := z.start(bytes.NewReader(packed.Bytes())); err != nil {
 			b.Fatal(err)
 		}
-		if n, err := io.ReadFull(&z.Reader, to); n != len(text) {
+		if n, err := io.ReadFull(z, to); n != len(text) {
 			b.Fatal(n, err)
 		}
-		gzips.Put(z)
+		z.free()
 	}
 	b.ReportMetric(float64(processorTime()-before)/float64(b.N)/float64(samples), "cpu-ns/sample")
 }

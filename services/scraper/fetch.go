@@ -1,7 +1,6 @@
 package scraper
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,13 +13,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	commonconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/version"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/util/pool"
+
+	"github.com/millrace/millrace/pkg/inflate"
 )
 
 var errBodySizeLimit = errors.New("body size limit exceeded")
@@ -237,19 +237,16 @@ func (x *exposition) close() {
 	*x = exposition{}
 }
 
-// gunzip is a gzip reader with the buffer that it reads from.
-type gunzip struct {
-	gzip.Reader
-	buf *bufio.Reader
-}
+// gunzip is a gzip reader.
+type gunzip struct{ *inflate.Reader }
 
 func (z *gunzip) start(body io.Reader) error {
-	z.buf.Reset(body)
-	return z.Reset(z.buf)
+	z.Reset(body)
+	return nil
 }
 
 func (z *gunzip) free() {
-	z.buf.Reset(nil)
+	z.Reset(nil)
 	gzips.Put(z)
 }
 
@@ -267,7 +264,7 @@ func (z *unzstd) free() {
 const maxWindow = 8 << 20
 
 var (
-	gzips = sync.Pool{New: func() any { return &gunzip{buf: bufio.NewReaderSize(nil, 16<<10)} }}
+	gzips = sync.Pool{New: func() any { return &gunzip{inflate.NewReader()} }}
 	zstds = sync.Pool{New: func() any {
 		z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
