@@ -37,10 +37,10 @@ func (p *publisher) announceAll(ctx context.Context, u *Unit) error {
 }
 
 // announce makes sure that the stream holds a dictionary, and will for longer than the frames that refer to it: it is published when the
-// stream does not have it, and again when half of its time is over. Where the batch has frames, it fails when they may not wait any longer.
+// stream does not have it, and again when half of its time is over or whoever limits series wants to hear of it. Where the batch has frames, it fails when they may not wait any longer.
 func (p *publisher) announce(ctx context.Context, d *Dict, now time.Time) error {
 	at, ok := p.known[d.ID]
-	if ok && now.Sub(at) < p.cfg.DictAge/2 {
+	if ok && now.Sub(at) < p.cfg.AnnounceEvery {
 		return nil
 	}
 	if p.batch.Size() > 0 {
@@ -52,7 +52,7 @@ func (p *publisher) announce(ctx context.Context, d *Dict, now time.Time) error 
 	subject := conn.Dict(p.partition, d.ID)
 	if !ok {
 		msg, err := conn.Last(ctx, stream.Dicts, subject)
-		if err == nil && time.Since(msg.Time) < p.cfg.DictAge/2 {
+		if err == nil && time.Since(msg.Time) < p.cfg.AnnounceEvery {
 			p.known[d.ID] = msg.Time
 			return nil
 		}
@@ -73,7 +73,7 @@ func (p *publisher) forget() {
 		return
 	}
 	for id, at := range p.known {
-		if time.Since(at) >= p.cfg.DictAge/2 {
+		if time.Since(at) >= p.cfg.AnnounceEvery {
 			delete(p.known, id)
 		}
 	}

@@ -30,6 +30,8 @@ type Layout struct {
 	LeaseTTL time.Duration
 	// Frames, Deltas, Dicts and Rejected say how long messages are kept. Relabelled is kept like Dicts.
 	Frames, Deltas, Dicts, Rejected Keep
+	// Verdicts is whether there are limits on series, whose verdicts are kept like Dicts.
+	Verdicts bool
 }
 
 // Keep bounds a stream. The oldest messages go first.
@@ -117,7 +119,7 @@ func (c *Conn) streams(l Layout) []jetstream.StreamConfig {
 	}
 	targets := config(Targets, Keep{}, true, c.Prefix+".targets.>")
 	targets.AllowMsgTTL = true // a removed target's last message ends by itself
-	return []jetstream.StreamConfig{
+	list := []jetstream.StreamConfig{
 		targets,
 		config(Dicts, l.Dicts, true, c.Prefix+".dicts.>"),
 		config(Relabelled, l.Dicts, true, c.Prefix+".relabelled.>"),
@@ -125,6 +127,10 @@ func (c *Conn) streams(l Layout) []jetstream.StreamConfig {
 		config(Deltas, l.Deltas, false, c.Prefix+".deltas.*"),
 		config(Rejected, l.Rejected, false, c.Prefix+".rejected.>"),
 	}
+	if l.Verdicts {
+		list = append(list, config(Verdicts, Keep{Age: l.Dicts.Age}, false, c.Prefix+".verdicts.*"))
+	}
+	return list
 }
 
 // bucketPrefix begins the names of the streams that are key-value buckets.

@@ -294,7 +294,7 @@ func TestSeriesBeyondTheLimitAreRefused(t *testing.T) {
 func TestForgottenSeriesComeAgain(t *testing.T) {
 	r := newRig(t)
 	r.mustPush(r.at("a", 0, 1), r.at("b", 0, 1))
-	r.registry.sweep(seconds(time.Now()) + 1)
+	r.registry.sweep(seconds(time.Now())+1, false)
 	if n := r.registry.series.Load(); n != 0 || r.registry.counts() != 0 || r.registry.entries.Load() != 0 {
 		t.Fatalf("%d series, %d sources, %d entries after all were idle", n, r.registry.counts(), r.registry.entries.Load())
 	}
@@ -307,7 +307,7 @@ func TestFrameNumbersGoOnThroughForgetting(t *testing.T) {
 	r := newRig(t)
 	for i := range 4 {
 		r.mustPush(r.at("a", i, 1))
-		r.registry.sweep(seconds(time.Now()) + 1)
+		r.registry.sweep(seconds(time.Now())+1, false)
 	}
 	seen := map[uint64]uint64{}
 	for p := range 2 {

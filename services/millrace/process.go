@@ -307,7 +307,7 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 	layout := stream.Layout{
 		Partitions: m.Streams.Partitions, Replicas: m.Streams.Replicas,
 		LeaseTTL: time.Duration(m.Fleet.LeaseTTL), Frames: keep(m.Streams.Frames), Deltas: keep(m.Streams.Deltas), Dicts: keep(m.Streams.Dictionaries),
-		Rejected: keep(m.Streams.Rejected),
+		Rejected: keep(m.Streams.Rejected), Verdicts: m.Cardinality.Enabled() && (makes || p.has("relabel")),
 	}
 	for {
 		err := step(ctx, layout)
@@ -342,7 +342,7 @@ func (p *process) newFleet(conn *stream.Conn, m *config.Millrace) *fleet.Fleet {
 func (p *process) startPublishers(ctx context.Context, stop context.CancelCauseFunc, conn *stream.Conn, m *config.Millrace) (end func()) {
 	base := publish.Config{
 		Conn: conn, Partitions: m.Streams.Partitions, MaxBatchBytes: int(m.Scraper.MaxBatchBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
-		Logger: p.log.With("component", "publisher"), Registerer: p.reg,
+		AnnounceEvery: announceEvery(&m.Cardinality), Logger: p.log.With("component", "publisher"), Registerer: p.reg,
 	}
 	var ends []func()
 	if p.has("scraper") || p.has("ingest") {
@@ -381,14 +381,17 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 		p.scraper = scraper.New(scraper.Config{
 			Conn: conn, Partitions: parts, Publishers: p.publishers, Fleet: p.fleet, Linger: time.Duration(m.Scraper.Linger),
 			MaxPendingBytes: int64(m.Scraper.MaxPendingBytes), MaxBodyBytes: int64(m.Scraper.MaxBodyBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
-			StartTimestamps: m.Scraper.StartTimestamps, Logger: p.log.With("service", "scraper"), Registerer: p.reg,
+			StartTimestamps: m.Scraper.StartTimestamps, SeriesIdle: seriesIdle(&m.Cardinality), Logger: p.log.With("service", "scraper"), Registerer: p.reg,
 		}, p.system)
 	}
 	if p.has("ingest") {
 		p.makeIngest(conn, m)
 	}
 	if p.has("relabel") {
-		p.relabel = relabel.New(relabel.Config{Conn: conn, Partitions: parts, Fleet: p.fleet, Logger: p.log.With("service", "relabel"), Registerer: p.reg}, p.system)
+		p.relabel = relabel.New(relabel.Config{
+			Conn: conn, Partitions: parts, Fleet: p.fleet, Limits: seriesLimits(&m.Cardinality), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
+			Logger: p.log.With("service", "relabel"), Registerer: p.reg,
+		}, p.system)
 	}
 	if p.has("writer") {
 		p.writer = writer.New(writer.Config{
