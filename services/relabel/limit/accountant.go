@@ -95,7 +95,7 @@ func (a *Accountant) handle(q *ask) *reply {
 	case q.Lease < p.lease || q.Reset && q.Lease < a.cfg.Lease(q.Partition):
 		r.Status = moved
 		return r
-	case !q.Reset && (p.lease != q.Lease || p.session != q.Session):
+	case !q.Reset && (p.have == nil || p.lease != q.Lease || p.session != q.Session):
 		r.Status = unknown
 		return r
 	case q.Reset:
