@@ -179,6 +179,19 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 	return nil
 }
 
+// Partitions returns the number of partitions of the streams that exist.
+func (c *Conn) Partitions(ctx context.Context) (int, error) {
+	info, err := c.streamInfo(ctx, Frames)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(info.Config.Metadata[metaPartitions])
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("stream %s has %s=%q, which is no number of partitions", c.Stream(Frames), metaPartitions, info.Config.Metadata[metaPartitions])
+	}
+	return n, nil
+}
+
 // agrees tells whether a stream fits the configuration in what is fixed when it is made.
 func agrees(cfg, want jetstream.StreamConfig) error {
 	for _, key := range []string{metaFormat, metaPartitions} {

@@ -122,22 +122,25 @@ func (p *process) has(service string) bool { return slices.Contains(p.services, 
 
 // load reads the configuration file, with the flags that override it.
 func (p *process) load() (*config.Config, error) {
+	return config.Load(p.opts.configFile, p.log, p.override)
+}
+
+// override sets what flags say of NATS.
+func (p *process) override(m *config.Millrace) {
 	o := p.opts
-	return config.Load(o.configFile, p.log, func(m *config.Millrace) {
-		for _, f := range []struct {
-			flag string
-			to   *string
-		}{
-			{o.natsURL, &m.NATS.URL}, {o.natsCreds, &m.NATS.CredentialsFile}, {o.natsSeed, &m.NATS.NKeySeedFile}, {o.natsUser, &m.NATS.Username},
-			{o.natsPassword, &m.NATS.PasswordFile}, {o.natsCA, &m.NATS.TLS.CAFile}, {o.natsCert, &m.NATS.TLS.CertFile},
-			{o.natsKey, &m.NATS.TLS.KeyFile}, {o.natsSNI, &m.NATS.TLS.ServerName},
-		} {
-			if f.flag != "" {
-				*f.to = f.flag
-			}
+	for _, f := range []struct {
+		flag string
+		to   *string
+	}{
+		{o.natsURL, &m.NATS.URL}, {o.natsCreds, &m.NATS.CredentialsFile}, {o.natsSeed, &m.NATS.NKeySeedFile}, {o.natsUser, &m.NATS.Username},
+		{o.natsPassword, &m.NATS.PasswordFile}, {o.natsCA, &m.NATS.TLS.CAFile}, {o.natsCert, &m.NATS.TLS.CertFile},
+		{o.natsKey, &m.NATS.TLS.KeyFile}, {o.natsSNI, &m.NATS.TLS.ServerName},
+	} {
+		if f.flag != "" {
+			*f.to = f.flag
 		}
-		m.NATS.TLS.InsecureSkipVerify = m.NATS.TLS.InsecureSkipVerify || o.natsInsecure
-	})
+	}
+	m.NATS.TLS.InsecureSkipVerify = m.NATS.TLS.InsecureSkipVerify || o.natsInsecure
 }
 
 // settleTime is how long after the start the code of the start is not needed any more.

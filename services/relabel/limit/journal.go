@@ -137,3 +137,23 @@ func (j *journal) stored(ctx context.Context, data []byte, doubt bool) (seq uint
 	}
 	return 0, false, nil
 }
+
+// Refusals returns, for the dictionaries of a partition that have places, which of their series are refused, by their numbers. Where no limits have ever been
+// set, there are none.
+func Refusals(ctx context.Context, conn *stream.Conn, partition int) (map[frame.DictID]func(series int) bool, error) {
+	if _, err := conn.JS.Stream(ctx, conn.Stream(stream.Verdicts)); errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	j := journal{conn: conn, subject: conn.Verdicts(partition)}
+	live, err := j.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	refusals := map[frame.DictID]func(int) bool{}
+	for id, w := range live {
+		if len(w.Refused) > 0 {
+			refusals[id] = marks(w.Refused).has
+		}
+	}
+	return refusals, nil
+}
