@@ -278,7 +278,7 @@ remote_write:
           {
             "name": "shard",
             "before": "",
-            "after": "7"
+            "after": "1"
           }
         ]
       },
