@@ -63,6 +63,7 @@ type count struct {
 type entry struct {
 	job, metric, instance, seriesJob string
 	isNew, refused                   bool
+	last                             last
 	pairs                            []pair
 }
 
@@ -89,12 +90,15 @@ func (c *count) once(s string) string {
 	return s
 }
 
-// add counts a series. It returns nil for one that is counted already, as one that is not new.
-func (c *count) add(job string, ls labels.Labels, refused, isNew bool) *entry {
+// add counts a series of a dictionary, which may be in others too. Its newest sample tells whether it is refused, or gone.
+func (c *count) add(job string, ls labels.Labels, at last, refused, isNew bool) *entry {
 	h := c.hash(ls)
 	e := c.entries[h]
 	if e == nil {
-		e = &entry{job: c.once(job), metric: c.once(ls.Get(model.MetricNameLabel)), instance: c.once(ls.Get(model.InstanceLabel)), seriesJob: c.once(ls.Get(model.JobLabel)), isNew: isNew, refused: refused}
+		e = &entry{
+			job: c.once(job), metric: c.once(ls.Get(model.MetricNameLabel)), instance: c.once(ls.Get(model.InstanceLabel)), seriesJob: c.once(ls.Get(model.JobLabel)),
+			isNew: isNew, refused: refused, last: at,
+		}
 		ls.Range(func(l labels.Label) {
 			if l.Name != model.MetricNameLabel {
 				e.pairs = append(e.pairs, pair{c.once(l.Name), maphash.String(c.seed, l.Value)})
@@ -103,11 +107,10 @@ func (c *count) add(job string, ls labels.Labels, refused, isNew bool) *entry {
 		c.entries[h] = e
 		return e
 	}
-	e.refused = e.refused && refused
-	if !isNew || !e.isNew {
-		e.isNew = false
-		return nil
+	if at.seq > e.last.seq || at.seq == e.last.seq && e.last.gone {
+		e.refused, e.last = refused, at
 	}
+	e.isNew = e.isNew && isNew
 	return e
 }
 
@@ -121,6 +124,9 @@ func (c *count) report(top int) *Report {
 	}
 	byLabel := map[string]*values{}
 	for _, e := range c.entries {
+		if e.last.gone {
+			continue
+		}
 		r.Series++
 		one := Group{Series: 1}
 		if e.isNew {

@@ -73,8 +73,14 @@ func newestFrame(ctx context.Context, conn *stream.Conn, partitions int) (newest
 	return newest, nil
 }
 
-// series is a set of series of a dictionary, by their numbers.
-type series map[uint32]bool
+// series are those of a dictionary that have samples, by their numbers.
+type series map[uint32]last
+
+// last is what is known of the newest sample of a series.
+type last struct {
+	seq  uint64 // number of its message
+	gone bool   // it is a staleness marker
+}
 
 // present returns the series of a partition that have samples since a time, by dictionary.
 func present(ctx context.Context, conn *stream.Conn, partition int, since time.Time) (map[frame.DictID]series, error) {
@@ -101,7 +107,7 @@ func present(ctx context.Context, conn *stream.Conn, partition int, since time.T
 				break
 			}
 			for i := range f.Sections {
-				note(live, &f.Sections[i])
+				note(live, &f.Sections[i], msg.Seq)
 			}
 		}
 		buf = batch.Buffer()
@@ -113,20 +119,14 @@ func present(ctx context.Context, conn *stream.Conn, partition int, since time.T
 	return live, nil
 }
 
-// note notes the series of a section: those with a sample are there, those with a staleness marker are gone.
-func note(live map[frame.DictID]series, s *frame.Section) {
+// note notes the series of a section of a message.
+func note(live map[frame.DictID]series, s *frame.Section, seq uint64) {
 	set := live[s.Dict]
 	if set == nil {
 		set = series{}
 		live[s.Dict] = set
 	}
-	mark := func(i uint32, v float64) {
-		if math.Float64bits(v) == value.StaleNaN {
-			delete(set, i)
-			return
-		}
-		set[i] = true
-	}
+	mark := func(i uint32, v float64) { set[i] = last{seq, math.Float64bits(v) == value.StaleNaN} }
 	for k, v := range s.Values {
 		i := uint32(k)
 		if s.Present != nil {
@@ -169,12 +169,12 @@ func (c *count) partition(ctx context.Context, conn *stream.Conn, partition int,
 		}
 		isNew := stream.FirstAnnounced(msg).After(c.since)
 		refused := refusals[id]
-		for i := range set {
+		for i, at := range set {
 			if int(i) >= len(d.Series) {
 				continue
 			}
-			e := c.add(d.Job, d.Series[i].Labels, refused != nil && refused(int(i)), isNew)
-			if isNew && e != nil {
+			e := c.add(d.Job, d.Series[i].Labels, at, refused != nil && refused(int(i)), isNew)
+			if isNew {
 				fresh[c.hash(d.Series[i].Labels)] = e
 			}
 		}
