@@ -174,7 +174,7 @@ func countSeries(t *testing.T, where string) (r seriesReport) {
 
 // TestALimitHoldsForAFleet has two scrapers and two relabels, of which one is killed.
 func TestALimitHoldsForAFleet(t *testing.T) {
-	const limit, scrapes = 10_000, 40
+	const limit, scrapes = 10_000, 30
 	c := newCrew(t, 1, 10, 20)
 	all := newRecorder(t, "")
 	var wilds []*wild
