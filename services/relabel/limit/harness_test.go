@@ -24,7 +24,7 @@ const patience = 60 * time.Second
 
 // house is a fleet's limits with what they need: leases are numbers here.
 type house struct {
-	t      *testing.T
+	t      testing.TB
 	conn   *stream.Conn
 	limits Limits
 	log    *logBuffer
@@ -66,7 +66,7 @@ func (l *logBuffer) String() string {
 }
 
 // newHouse returns one in which all partitions have owners.
-func newHouse(t *testing.T, partitions int, limits Limits) *house {
+func newHouse(t testing.TB, partitions int, limits Limits) *house {
 	t.Helper()
 	if limits.FreeAfter == 0 {
 		limits.FreeAfter = time.Hour
