@@ -57,7 +57,7 @@ func (o *cardinalityOptions) run(ctx context.Context, stdout, stderr io.Writer) 
 	parameters := url.Values{"window": {o.window}, "since": {o.since}, "top": {strconv.Itoa(o.top)}}
 	cfg, err := surveyConfig(parameters)
 	if err != nil {
-		return usageError{err}
+		return usageError{fmt.Errorf("--%w", err)}
 	}
 	var report *survey.Report
 	if o.storagePath == "" && o.natsURL == "" && !o.configGiven {

@@ -241,6 +241,16 @@ func TestOffendersAreNamed(t *testing.T) {
 	}
 }
 
+func TestALabelIsNamedAsSoonAsItHasGrown(t *testing.T) {
+	h := newHouse(t, 1, Limits{Metric: Rule{MaxSeries: 1}})
+	for i, want := range []string{"", "", "user_id"} {
+		h.announce(0, "api", numbered("x", "0", "user_id", i, 1)...)
+		if top := h.parts[0].offenders.top(); i > 0 && (len(top) != 1 || top[0].Label != want || top[0].Series != i) {
+			t.Errorf("after %d series, offenders are %+v", i+1, top)
+		}
+	}
+}
+
 // TestLimitsHoldWhateverHappens lets partitions move and dictionaries come and go at random.
 func TestLimitsHoldWhateverHappens(t *testing.T) {
 	limits := Limits{

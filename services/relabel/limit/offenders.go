@@ -36,6 +36,8 @@ const (
 	watched = 64
 	// sayEvery is how often the log names the same limit.
 	sayEvery = time.Minute
+	// sayAgain is when it names one again whose label is not known yet.
+	sayAgain = 5 * time.Second
 	// remembered is how many limits are remembered as named.
 	remembered = 1024
 )
@@ -121,7 +123,9 @@ func (o *Offenders) say(stops []stop, limits *Limits, log *slog.Logger) {
 		if len(o.said) >= remembered {
 			clear(o.said)
 		}
-		o.said[k] = now
+		if o.said[k] = now; s.Label == "" {
+			o.said[k] = now.Add(sayAgain - sayEvery) // more is known soon
+		}
 		series, values := 0, 0
 		for m, n := range o.met {
 			if m.Kind == s.Kind && m.Name == s.Name {
@@ -204,9 +208,9 @@ func (g *growth) note(ls labels.Labels) {
 	})
 }
 
-// most returns the label with the most values.
+// most returns the label with the most values; "" where none has more than one yet.
 func (g *growth) most() string {
-	best, most := "", -1
+	best, most := "", 1
 	for i := range g.labels {
 		if n := g.labels[i].set(); n > most {
 			best, most = g.labels[i].name, n
