@@ -1,0 +1,47 @@
+package main
+
+import (
+	"time"
+
+	"github.com/millrace/millrace/pkg/config"
+	"github.com/millrace/millrace/services/relabel/limit"
+)
+
+// seriesLimits returns the limits on series of a configuration.
+func seriesLimits(c *config.Cardinality) limit.Limits {
+	rule := func(l config.SeriesLimit) limit.Rule {
+		r := limit.Rule{MaxSeries: l.MaxSeries, Labels: l.Labels}
+		switch l.Action {
+		case config.ActionDropLabel:
+			r.Action = limit.DropLabel
+		case config.ActionWarn:
+			r.Action = limit.Warn
+		}
+		return r
+	}
+	return limit.Limits{
+		Target: rule(c.Target), Job: rule(c.Job), Metric: rule(c.Metric), All: rule(c.All), FreeAfter: time.Duration(c.FreeAfter),
+	}
+}
+
+// limitsHash names the limits of a configuration; "" where it has none.
+func limitsHash(c *config.Cardinality) string {
+	l := seriesLimits(c)
+	return l.Hash()
+}
+
+// announceEvery is how often dictionaries in use are to be announced, so that it is known which are not in use any more; 0 where nobody wants to know.
+func announceEvery(c *config.Cardinality) time.Duration {
+	if !c.Enabled() {
+		return 0
+	}
+	return time.Duration(c.FreeAfter) / 4
+}
+
+// seriesIdle is how long series that are gone may stay in dictionaries; 0 for as long as they do no harm.
+func seriesIdle(c *config.Cardinality) time.Duration {
+	if !c.Enabled() {
+		return 0
+	}
+	return time.Duration(c.FreeAfter) / 2
+}
