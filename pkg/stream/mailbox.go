@@ -62,8 +62,8 @@ type Mailbox struct {
 	pos      Position          // handled
 	marks    map[uint64]uint64 // by source
 	note     []byte
-	consumer string            // that delivered the last message which Next returned
-	read     uint64            // the message's number among those that this consumer delivered
+	consumer string // that delivered the last message which Next returned
+	read     uint64 // the message's number among those that this consumer delivered
 
 	asking sync.Mutex // held while a Pending waits for its answer
 

@@ -23,6 +23,7 @@ type partition struct {
 	ep     *endpoint
 	number int
 	log    *slog.Logger
+	part   *part // of a replay; nil for what is collected now
 
 	mb       *stream.Mailbox
 	stopping context.Context // ends when no other message is to be begun
@@ -74,7 +75,7 @@ func (p *partition) mailbox() stream.MailboxConfig {
 
 // Serve reads frames and sends them until ctx ends. What the endpoint had not taken then is read again by whoever comes next.
 func (p *partition) Serve(ctx context.Context) error {
-	mb, err := p.ep.svc.cfg.Conn.OpenMailbox(ctx, p.mailbox())
+	mb, err := p.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -111,11 +112,16 @@ func (p *partition) Serve(ctx context.Context) error {
 		}
 	})
 	watching.Go(func() { p.watch(work) })
-	if err := actor.Try(func() error { return p.read(reading, work) }); err != nil {
+	if err := actor.Try(func() error { return p.take(reading, work) }); err != nil {
 		stop(err)
 	}
 	close(p.out)
 	shipping.Wait()
+	if p.part != nil {
+		if err := mb.Flush(work); err != nil { // without it, nobody would know that all is done
+			stop(err)
+		}
+	}
 	stop(context.Canceled)
 	watching.Wait()
 	mb.Close()
@@ -129,12 +135,26 @@ func (p *partition) Serve(ctx context.Context) error {
 	return nil
 }
 
+func (p *partition) open(ctx context.Context) (*stream.Mailbox, error) {
+	if p.part != nil {
+		return p.part.open(ctx, p)
+	}
+	return p.ep.svc.cfg.Conn.OpenMailbox(ctx, p.mailbox())
+}
+
+func (p *partition) take(ctx, work context.Context) error {
+	if p.part != nil {
+		return p.replay(ctx, work)
+	}
+	return p.read(ctx, work)
+}
+
 // mark finds how many samples the partition had at the position, so that those which the stream drops before they are read can be
 // counted. A position behind messages that it has not read itself, which is where a new endpoint begins, gets its mark here.
 func (p *partition) mark(ctx context.Context) error {
 	pos, conn := p.mb.Position(), p.ep.svc.cfg.Conn
 	p.readMark, p.marked = pos.Mark, pos.Mark != 0 || pos.Seq == 0
-	if p.marked {
+	if p.marked || p.part != nil && p.part.rec.Spec.Rejected {
 		return nil
 	}
 	msg, err := conn.Last(ctx, stream.Frames, conn.Frames(p.number))
@@ -158,7 +178,9 @@ func (p *partition) mark(ctx context.Context) error {
 	if msg.Seq <= pos.Seq {
 		p.readMark += uint64(h.Samples)
 	}
-	p.mb.Handled(pos.Seq, p.readMark)
+	if p.part == nil {
+		p.mb.Handled(pos.Seq, p.readMark)
+	}
 	return nil
 }
 
@@ -221,14 +243,13 @@ func (p *partition) next(ctx context.Context) (msg stream.Message, late bool, er
 
 // message adds the frames of one message to requests.
 func (p *partition) message(ctx context.Context, msg stream.Message) error {
-	batch, err := frame.OpenBatch(msg.Data, p.buf)
+	batch, err := p.openBatch(msg.Data)
 	if errors.Is(err, frame.ErrCorrupt) {
 		return p.skip(ctx, msg, err)
 	}
 	if err != nil {
 		return err
 	}
-	p.buf = batch.Buffer()
 	p.reading.Store(batch.MinTime)
 	p.unsent.Add(1)
 	publisher, began := stream.PublisherOf(msg.Header)
@@ -254,7 +275,16 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 			continue
 		}
 		for i := range p.frame.Sections {
-			if err := p.section(ctx, &p.frame, &p.frame.Sections[i]); err != nil {
+			s := &p.frame.Sections[i]
+			if p.part != nil {
+				if s, err = p.part.cut(ctx, p, &p.frame, s); err != nil {
+					return err
+				}
+			}
+			if s == nil {
+				continue
+			}
+			if err := p.section(ctx, &p.frame, s); err != nil {
 				return err
 			}
 		}
@@ -308,6 +338,9 @@ func (p *partition) ended(ctx context.Context, msg stream.Message) error {
 	}
 	p.current.seq, p.current.mark = msg.Seq, p.readMark
 	p.current.messages++
+	if p.part != nil {
+		p.current.progress = p.part.soFar(p)
+	}
 	return nil
 }
 
@@ -470,6 +503,9 @@ func (p *partition) begin(ctx context.Context) error {
 
 // flush hands the current request to the sending side.
 func (p *partition) flush(ctx context.Context) error {
+	if p.part != nil {
+		p.part.flushed += uint64(p.current.req.Samples())
+	}
 	select {
 	case p.out <- p.current:
 		p.current = nil
@@ -491,16 +527,31 @@ func (p *partition) ship(ctx context.Context) error {
 			}
 			p.sending.Store(x.oldest)
 			if x.req.Samples() > 0 {
-				if err := p.send(ctx, x); err != nil {
+				if err := p.bring(ctx, x); err != nil {
 					return err
 				}
 			}
 			if x.seq != 0 {
-				p.mb.HandledFrom(x.seq, x.mark, x.marks)
+				p.handled(x)
 				p.unsent.Add(-x.messages)
 			}
 			p.sending.Store(0)
 			p.free <- x.req
 		}
 	}
+}
+
+func (p *partition) bring(ctx context.Context, x *parcel) error {
+	if p.part != nil {
+		return p.part.bring(ctx, p, x)
+	}
+	return p.send(ctx, x)
+}
+
+func (p *partition) handled(x *parcel) {
+	if p.part != nil {
+		p.part.handled(p, x)
+		return
+	}
+	p.mb.HandledFrom(x.seq, x.mark, x.marks)
 }
