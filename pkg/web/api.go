@@ -17,11 +17,24 @@ type apiError struct {
 const (
 	errorTimeout  = "timeout"
 	errorInternal = "internal"
+	errorBadData  = "bad_data"
+	errorNotFound = "not_found"
+	errorConflict = "conflict" // not one of Prometheus's
 )
 
+// ErrNotReady is returned by a provider of a process that is still starting.
+var ErrNotReady = errors.New("still starting; try again when /-/ready says so")
+
 func (e *apiError) code() int {
-	if e.errorType == errorTimeout {
+	switch e.errorType {
+	case errorTimeout:
 		return http.StatusServiceUnavailable
+	case errorBadData:
+		return http.StatusBadRequest
+	case errorNotFound:
+		return http.StatusNotFound
+	case errorConflict:
+		return http.StatusConflict
 	}
 	return http.StatusInternalServerError
 }
