@@ -52,6 +52,9 @@ func (m *Manager) Start(ctx context.Context, spec Spec, hold bool) (Status, erro
 	case !errors.Is(err, ErrUnknown):
 		return Status{}, err
 	}
+	if only := (Spec{Name: spec.Name, Rate: spec.Rate}); spec.equal(&only) {
+		return Status{}, wrong("name", "say with --from, --to and --endpoint or --url what is to be replayed", "there is no replay %q that could go on", spec.Name)
+	}
 	if _, err := spec.Select(time.Now()); err != nil {
 		return Status{}, err
 	}

@@ -194,12 +194,16 @@ func TestReplayIsAskedForInVain(t *testing.T) {
 		{[]string{"--from=-1h", "--endpoint=prom", "--url=http://x/"}, 2, "--url: it stands beside --endpoint=prom; leave one of the two out"},
 		{[]string{"--from=-1h", "--url=http://me:secret@x/"}, 2, "--url: it holds a password"},
 		{[]string{"--from=-1h", "--endpoint=prom", "--rate=-3"}, 2, "--rate: -3 is no rate"},
-		{[]string{"--name=unheard"}, 2, "--endpoint: nothing says where to send to"},
+		{[]string{"--name=unheard"}, 2, `--name: there is no replay "unheard" that could go on; say with --from`},
 		{[]string{"--from=-1h", "--endpoint=prom", "--web.url=http://" + refusingAddress(t)}, 1, "connection refused; start it, give --web.url, or --storage.path"},
 		{[]string{"--from=-1h", "--endpoint=prom", "--storage.path=/nowhere", "--config.file=" + configFile(p.Dir, "millrace")}, 2, "--storage.path: stat /nowhere: no such file"},
 		{[]string{"--from=-1h", "--endpoint=prom", "--storage.path=" + filepath.Join(p.Dir, "data"), "--config.file=" + configFile(p.Dir, "millrace")}, 1, "is in use by another process"},
 	} {
-		_, stderr, code := runMillrace(t, append([]string{"replay", "--web.url=" + p.URL}, c.args...)...)
+		args := append([]string{"replay"}, c.args...)
+		if !strings.HasPrefix(args[len(args)-1], "--web.url=") {
+			args = append(args, "--web.url="+p.URL)
+		}
+		_, stderr, code := runMillrace(t, args...)
 		if code != c.code || !strings.Contains(stderr, c.says) || strings.Contains(stderr, "secret@") {
 			t.Errorf("%q ends with %d: %s; want %d: %s", c.args, code, stderr, c.code, c.says)
 		}
