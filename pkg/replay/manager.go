@@ -20,7 +20,12 @@ var (
 	ErrUnknown = errors.New("there is no replay of this name")
 	// ErrTaken is returned where a replay of the same name is another one.
 	ErrTaken = errors.New("another replay has this name")
+	// ErrMany is returned where as many replays run as may: each takes memory in the writers.
+	ErrMany = fmt.Errorf("%d replays run, and no more may; wait for one, or stop it", maxRunning)
 )
+
+// maxRunning is how many replays may run at a time.
+const maxRunning = 16
 
 // Manager starts, shows and stops replays. It only writes and reads the buckets: the writer service sends. It is safe for concurrent use.
 type Manager struct {
@@ -68,6 +73,9 @@ func (m *Manager) Start(ctx context.Context, spec Spec, hold bool) (Status, erro
 	if rec, err = plan(ctx, m.Conn, spec, m.Partitions, time.Now()); err != nil {
 		return Status{}, fmt.Errorf("looking for what the replay %q has to read: %w", spec.Name, err)
 	}
+	if err := m.room(ctx, kv, hold); err != nil {
+		return Status{}, err
+	}
 	rec.Stopped = hold
 	data, err := rec.encode()
 	if err != nil {
@@ -90,6 +98,9 @@ func (m *Manager) resume(ctx context.Context, kv jetstream.KeyValue, rec *Record
 		rate = spec.Rate
 	}
 	if stopped := rec.Stopped && hold; stopped != rec.Stopped || rate != rec.Spec.Rate {
+		if err := m.room(ctx, kv, stopped || !rec.Stopped); err != nil {
+			return Status{}, err
+		}
 		rec.Stopped, rec.Spec.Rate = stopped, rate
 		if _, err := rec.Selection(); err != nil {
 			return Status{}, err
@@ -99,6 +110,27 @@ func (m *Manager) resume(ctx context.Context, kv jetstream.KeyValue, rec *Record
 		}
 	}
 	return m.status(ctx, rec)
+}
+
+// room returns ErrMany where no other replay may run, unless none is to.
+func (m *Manager) room(ctx context.Context, kv jetstream.KeyValue, none bool) error {
+	if none {
+		return nil
+	}
+	running := 0
+	return m.each(ctx, kv, func(rec *Record, _ uint64) error {
+		if rec.Stopped {
+			return nil
+		}
+		st, err := m.status(ctx, rec)
+		if st.State == Running {
+			running++
+		}
+		if err == nil && running >= maxRunning {
+			err = ErrMany
+		}
+		return err
+	})
 }
 
 // words are the spec as flags.

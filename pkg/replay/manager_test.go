@@ -185,6 +185,29 @@ func TestAnEndpointHasToBeKnown(t *testing.T) {
 	}
 }
 
+func TestOnlySoManyReplaysRunAtATime(t *testing.T) {
+	m := newManager(t)
+	m.publish(t, m.Conn.Frames(0), 1)
+	spec := Spec{From: "-1h", Endpoint: "prod"}
+	var last Status
+	for range maxRunning {
+		last = m.start(t, spec, false)
+	}
+	held := m.start(t, spec, true)
+	for _, s := range []Spec{spec, {Name: held.Name}} {
+		if _, err := m.Start(t.Context(), s, false); !errors.Is(err, ErrMany) {
+			t.Errorf("one more: %v", err)
+		}
+	}
+	if st := m.start(t, Spec{Name: last.Name, Rate: 5}, false); st.Rate != 5 {
+		t.Errorf("one that runs cannot have another rate: %+v", st)
+	}
+	if _, err := m.Stop(t.Context(), last.Name); err != nil {
+		t.Fatal(err)
+	}
+	m.start(t, Spec{Name: held.Name}, false)
+}
+
 func TestWhatEndedLongAgoIsRemoved(t *testing.T) {
 	m := newManager(t)
 	m.publish(t, m.Conn.Frames(0), 1)

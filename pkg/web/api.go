@@ -19,7 +19,9 @@ const (
 	errorInternal = "internal"
 	errorBadData  = "bad_data"
 	errorNotFound = "not_found"
-	errorConflict = "conflict" // not one of Prometheus's
+	// These are not of Prometheus.
+	errorConflict  = "conflict"
+	errorForbidden = "forbidden"
 )
 
 // ErrNotReady is returned by a provider of a process that is still starting.
@@ -35,6 +37,8 @@ func (e *apiError) code() int {
 		return http.StatusNotFound
 	case errorConflict:
 		return http.StatusConflict
+	case errorForbidden:
+		return http.StatusForbidden
 	}
 	return http.StatusInternalServerError
 }

@@ -5,7 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"os"
+
+	"gopkg.in/yaml.v3"
 
 	"github.com/millrace/millrace/pkg/replay"
 )
@@ -54,7 +58,36 @@ func (s *Server) startReplay(r *http.Request) (any, *apiError) {
 	if err := dec.Decode(&req); err != nil {
 		return nil, &apiError{errorBadData, fmt.Errorf("reading the request: %w", err)}
 	}
+	if req.URL != "" && !s.trusts(r) {
+		return nil, &apiError{errorForbidden, errUntrusted}
+	}
 	return replayAnswer(s.cfg.Replays.Start(r.Context(), req.Spec, req.Hold))
+}
+
+var errUntrusted = errors.New("url: whoever may have samples sent to any address could read them all, so this is only taken from this machine, or where --web.config.file asks for a password or a " +
+	"client certificate; add the endpoint to the configuration and use endpoint")
+
+// trusts reports whether a request comes from this machine, or from somebody whom the web configuration file has made show who it is.
+func (s *Server) trusts(r *http.Request) bool {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
+			return true
+		}
+	}
+	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		return true
+	}
+	if s.cfg.WebConfigFile == "" {
+		return false
+	}
+	content, err := os.ReadFile(s.cfg.WebConfigFile)
+	if err != nil {
+		return false
+	}
+	var file struct {
+		Users map[string]string `yaml:"basic_auth_users"`
+	}
+	return yaml.Unmarshal(content, &file) == nil && len(file.Users) > 0 // which every request has passed
 }
 
 func replayAnswer[T any](data T, err error) (any, *apiError) {
@@ -66,7 +99,7 @@ func replayAnswer[T any](data T, err error) (any, *apiError) {
 		return nil, &apiError{errorBadData, err}
 	case errors.Is(err, replay.ErrUnknown):
 		return nil, &apiError{errorNotFound, err}
-	case errors.Is(err, replay.ErrTaken):
+	case errors.Is(err, replay.ErrTaken), errors.Is(err, replay.ErrMany):
 		return nil, &apiError{errorConflict, err}
 	case errors.Is(err, ErrNotReady):
 		return nil, &apiError{errorTimeout, err}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -72,6 +74,22 @@ func TestReplaysAreStartedShownAndStopped(t *testing.T) {
 	state("POST", path, `{"name":"x"}`, replay.Running)
 	if code, text, _ := ask("POST", path, `{"name":"x","from":"-2h","endpoint":"prod"}`); code != http.StatusConflict || !strings.HasPrefix(text, "conflict") {
 		t.Errorf("another replay of the same name: %d %s", code, text)
+	}
+	toURL := func(s *Server, from string) int {
+		t.Helper()
+		r := httptest.NewRequest("POST", path, strings.NewReader(`{"name":"u","from":"-1h","url":"http://192.0.2.1/","hold":true}`))
+		r.RemoteAddr = from
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		return w.Code
+	}
+	users := filepath.Join(t.TempDir(), "web.yml")
+	if err := os.WriteFile(users, []byte("basic_auth_users: {me: $2y$10$QOauhQNbBCuQDKes6eFzPeMqBSjb7Mr5DUmpZ/VcEd00UAV/LDeSi}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	guarded := newServer(t, func(c *Config) { c.Replays, c.WebConfigFile = s.cfg.Replays, users })
+	if a, b, c := toURL(s, "192.0.2.7:1000"), toURL(s, "[::1]:1000"), toURL(guarded, "192.0.2.7:1000"); a != 403 || b != 200 || c != 200 {
+		t.Errorf("a replay to any address: from elsewhere %d, from this machine %d, with a password %d", a, b, c)
 	}
 	for _, method := range []string{"POST", "DELETE"} {
 		target := map[string]string{"POST": path, "DELETE": path + "/x"}[method]

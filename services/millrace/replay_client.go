@@ -107,7 +107,7 @@ func (c *replayClient) ask(ctx context.Context, method, name string, body []byte
 		return st, usageError{errors.New("--" + answer.Error)}
 	case known && resp.StatusCode == http.StatusNotFound:
 		return st, fmt.Errorf("replay %q: %w", name, replay.ErrUnknown)
-	case known && resp.StatusCode == http.StatusConflict:
+	case known && (resp.StatusCode == http.StatusConflict || resp.StatusCode == http.StatusForbidden):
 		return st, usageError{errors.New(answer.Error)}
 	case resp.StatusCode == http.StatusNotFound:
 		return st, fmt.Errorf("%s has no replays: it is no Millrace that runs the writer service; give the address of one with --web.url", c.base.Redacted())

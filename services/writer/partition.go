@@ -75,7 +75,7 @@ func (p *partition) mailbox() stream.MailboxConfig {
 
 // Serve reads frames and sends them until ctx ends. What the endpoint had not taken then is read again by whoever comes next.
 func (p *partition) Serve(ctx context.Context) error {
-	mb, err := p.open(ctx)
+	mb, err := p.openMailbox(ctx)
 	if err != nil {
 		return err
 	}
@@ -112,7 +112,7 @@ func (p *partition) Serve(ctx context.Context) error {
 		}
 	})
 	watching.Go(func() { p.watch(work) })
-	if err := actor.Try(func() error { return p.take(reading, work) }); err != nil {
+	if err := actor.Try(func() error { return p.readAll(reading, work) }); err != nil {
 		stop(err)
 	}
 	close(p.out)
@@ -133,20 +133,6 @@ func (p *partition) Serve(ctx context.Context) error {
 		return cause
 	}
 	return nil
-}
-
-func (p *partition) open(ctx context.Context) (*stream.Mailbox, error) {
-	if p.part != nil {
-		return p.part.open(ctx, p)
-	}
-	return p.ep.svc.cfg.Conn.OpenMailbox(ctx, p.mailbox())
-}
-
-func (p *partition) take(ctx, work context.Context) error {
-	if p.part != nil {
-		return p.replay(ctx, work)
-	}
-	return p.read(ctx, work)
 }
 
 // mark finds how many samples the partition had at the position, so that those which the stream drops before they are read can be
@@ -539,19 +525,4 @@ func (p *partition) ship(ctx context.Context) error {
 			p.free <- x.req
 		}
 	}
-}
-
-func (p *partition) bring(ctx context.Context, x *parcel) error {
-	if p.part != nil {
-		return p.part.bring(ctx, p, x)
-	}
-	return p.send(ctx, x)
-}
-
-func (p *partition) handled(x *parcel) {
-	if p.part != nil {
-		p.part.handled(p, x)
-		return
-	}
-	p.mb.HandledFrom(x.seq, x.mark, x.marks)
 }

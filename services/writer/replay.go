@@ -143,8 +143,9 @@ func (s *Service) prepare(r *replaying) error {
 	}
 	all := newEndpoint()
 	r.limiter = rate.NewLimiter(rate.Inf, max(r.target.QueueConfig.MaxSamplesPerSend, 1))
+	replayed := s.metrics.replayed.WithLabelValues(r.rec.Spec.Endpoint) // there may be any number of URLs
 	for i, bounds := range r.rec.Parts {
-		x := &part{rec: r.rec, bounds: bounds, selection: sel, limiter: r.limiter, replayed: s.metrics.replayed.WithLabelValues(r.target.Name)}
+		x := &part{rec: r.rec, bounds: bounds, selection: sel, limiter: r.limiter, replayed: replayed}
 		if r.rec.Spec.URL != "" {
 			x.rules = &r.target.Rules
 		}

@@ -37,6 +37,36 @@ type part struct {
 	noted replay.Progress // as the mailbox has it
 }
 
+// openMailbox opens the mailbox of what is collected now, or that of a replay. The functions below choose likewise.
+func (p *partition) openMailbox(ctx context.Context) (*stream.Mailbox, error) {
+	if p.part != nil {
+		return p.part.open(ctx, p)
+	}
+	return p.ep.svc.cfg.Conn.OpenMailbox(ctx, p.mailbox())
+}
+
+func (p *partition) readAll(ctx, work context.Context) error {
+	if p.part != nil {
+		return p.replay(ctx, work)
+	}
+	return p.read(ctx, work)
+}
+
+func (p *partition) bring(ctx context.Context, x *parcel) error {
+	if p.part != nil {
+		return p.part.bring(ctx, p, x)
+	}
+	return p.send(ctx, x)
+}
+
+func (p *partition) handled(x *parcel) {
+	if p.part != nil {
+		p.part.handled(p, x)
+		return
+	}
+	p.mb.HandledFrom(x.seq, x.mark, x.marks)
+}
+
 // mailbox returns the configuration of the durable mailbox of a part.
 func (x *part) mailbox(cfg *Config, number int) stream.MailboxConfig {
 	m := stream.MailboxConfig{Stream: stream.Frames, Filter: cfg.Conn.Frames(number), Key: x.rec.Position(number), After: x.bounds.After, ReadAhead: cfg.ReadAhead}

@@ -179,6 +179,43 @@ func TestReplaySpeed(t *testing.T) {
 	}
 }
 
+// TestLiveTrafficGoesFirst measures the latency of what is collected before and while something else is replayed.
+func TestLiveTrafficGoesFirst(t *testing.T) {
+	dir, r, e, rcv := newHour(t), newRig(t, 20, 500), newEndpoint(t), receiver.New(receiver.Config{})
+	server := httptest.NewServer(rcv)
+	t.Cleanup(server.Close)
+	p := startMillrace(t, r.config("", remoteWrite("live", e.URL), remoteWrite("bench", server.URL+"/api/v1/write")), inDir(dir), asShipped())
+	measure := func(during func()) float64 {
+		e.ResetWindow()
+		during()
+		return e.Report().Latency.P99
+	}
+	scrapes := func() {
+		for range 5 {
+			r.arrived(e, 30*time.Second)
+		}
+	}
+	replay := func(args ...string) {
+		args = append([]string{"replay", "--web.url=" + p.URL, "--url=" + server.URL + "/api/v1/write"}, args...)
+		stdout, _ := startCommand(t, build(t, shippedBinary), args...).wait(2 * time.Minute)
+		says(t, stdout, "refused  0 samples", "skipped  0 samples")
+		t.Log(stdout)
+	}
+	r.arrived(e, 30*time.Second)
+	before := measure(scrapes)
+	limited := measure(func() {
+		replay("--from="+secondOf(0), "--to="+secondOf(99), "--rate=100000")
+	})
+	after := measure(scrapes)
+	unlimited := measure(func() { replay("--from="+secondOf(0), "--to="+secondOf(middleFrom-1)) })
+	t.Logf("p99 of live samples: %.2f s and %.2f s without a replay, %.2f s beside one of 100,000 samples/s, %.2f s beside one without a rate", before, after, limited, unlimited)
+	if most := max(2*max(before, after), 1); limited > most {
+		t.Errorf("beside a replay with a rate, the p99 is %.2f s; want at most %.2f s", limited, most)
+	}
+	p.Stop()
+	e.inOrder(t)
+}
+
 // TestReplayIsAskedForInVain shows what is said where a replay cannot be.
 func TestReplayIsAskedForInVain(t *testing.T) {
 	p := startMillrace(t, replayConfig(remoteWrite("prom", "http://"+refusingAddress(t)+"/api/v1/write")))
