@@ -133,7 +133,7 @@ func (p *partition) replay(ctx, work context.Context) error {
 		if ok && (msg.Seq >= x.bounds.End || msg.Pending == 0) {
 			return p.finish(work)
 		}
-		if p.current != nil && (!ok || !p.mayGrow(msg.Pending)) {
+		if p.current != nil && (!ok || !time.Now().Before(p.deadline())) {
 			if err := p.flush(work); err != nil {
 				return err
 			}
