@@ -107,7 +107,7 @@ func (o *replayOptions) announce(st replay.Status, log *slog.Logger) {
 		log.Info("Counting, nothing is sent", what...)
 		return
 	}
-	log.Info("Replaying; if this is interrupted, the same command with --name goes on", append(what, "name", st.Name)...)
+	log.Info("Replaying; if this is interrupted, the same command with --name goes on", what...)
 }
 
 // interrupted stops the replay, which can go on later.

@@ -367,6 +367,29 @@ func TestWhatHasNoLabelsAnyMoreIsCounted(t *testing.T) {
 	}
 }
 
+// TestMessagesBehindAReplayAreNotUnpacked has one whose frames cannot be read, which would be counted.
+func TestMessagesBehindAReplayAreNotUnpacked(t *testing.T) {
+	r, e := newRig(t), newRecorder(t)
+	cfg := e.endpoint("prod")
+	d := r.named("x", 2)
+	r.announce(0, d, cfg)
+	r.send(0, r.floats(d, hourAgo, 1))
+	var w frame.BatchWriter
+	w.Add([]byte("no frame"), hourAgo+2*headSlack.Milliseconds(), 7)
+	r.publish(r.conn.Frames(0), w.Seal(2))
+	r.next[0] += 7
+	r.send(0, r.floats(d, hourAgo+1, 2)) // late, as pushed ones are
+	r.start([]Endpoint{cfg})
+	m := r.manager(cfg)
+	start(t, m, replay.Spec{Name: "x", From: "-2h", To: rfc3339(hourAgo + 1000), Endpoint: "prod"})
+	if st := done(t, m, "x"); st.Sent != 4 || st.Skipped != 0 || st.Messages != 3 {
+		t.Errorf("told as %+v", st)
+	}
+	if d := gocmp.Diff([]int64{hourAgo, hourAgo, hourAgo + 1, hourAgo + 1}, timesOf(e.points())); d != "" {
+		t.Errorf("samples (-want +got):\n%s", d)
+	}
+}
+
 func TestAReplayOfAnEmptyStreamEnds(t *testing.T) {
 	r, e := newRig(t), newRecorder(t)
 	cfg := e.endpoint("prod")
