@@ -204,7 +204,10 @@ func (p *progress) update(st replay.Status) {
 	p.rate.add(time.Now(), st.Samples, st.Fraction())
 	perSecond, left := p.rate.read()
 	if p.bar != nil {
-		text := fmt.Sprintf("%s samples, %s/s, %s left", grouped(st.Samples), grouped(uint64(perSecond)), leftText(left))
+		text := fmt.Sprintf("%s samples, %s/s", grouped(st.Samples), grouped(uint64(perSecond)))
+		if left > 0 {
+			text += ", " + left.Round(time.Second).String() + " left"
+		}
 		if st.Waiting != "" {
 			text += "; " + st.Waiting
 		}
@@ -218,7 +221,10 @@ func (p *progress) update(st replay.Status) {
 		return
 	}
 	p.said = time.Now()
-	what := []any{"replay", st.Name, "done", fmt.Sprintf("%.1f%%", 100*st.Fraction()), "samples", st.Samples, "samples_per_second", uint64(perSecond), "left", leftText(left), "refused", st.Refused}
+	what := []any{"replay", st.Name, "done", fmt.Sprintf("%.1f%%", 100*st.Fraction()), "samples", st.Samples, "samples_per_second", uint64(perSecond), "refused", st.Refused}
+	if left > 0 {
+		what = append(what, "left", left.Round(time.Second))
+	}
 	if st.Waiting != "" {
 		what = append(what, "waiting", st.Waiting)
 	}
@@ -231,13 +237,6 @@ func (p *progress) close() {
 		fmt.Fprintln(p.to)
 		p.bar = nil
 	}
-}
-
-func leftText(left time.Duration) string {
-	if left <= 0 {
-		return "some time"
-	}
-	return left.Round(time.Second).String()
 }
 
 // rateMeter works out the rate of the last seconds.
