@@ -141,7 +141,7 @@ func TestEverySettingOfTheBlockIsRead(t *testing.T) {
 		},
 		Fleet: Fleet{LeaseTTL: model.Duration(7 * time.Second)},
 		Scraper: Scraper{
-			Linger: model.Duration(time.Second), MaxBatchBytes: 512 * KiB, MaxPendingBytes: 128 * MiB, MaxBodyBytes: 64 * MiB, StartTimestamps: true,
+			Linger: model.Duration(time.Second), MaxBatchBytes: 512 * KiB, MaxPendingBytes: 128 * MiB, MaxBodyBytes: 64 * MiB, StartTimestamps: true, LoopbackIdentity: true,
 		},
 		Ingest: wantIngest(),
 		Writer: Writer{LabelCacheBytes: 32 * MiB, ReadAheadBytes: 4 * MiB},

@@ -125,6 +125,7 @@ func TestErrorsOfBlockValues(t *testing.T) {
 		{"value", nats + "nats://a\n", "c.yml:2: millrace.nats: want keys below it, have a single value: the keys are url, prefix, credentials_file, nkey_seed_file, username, password, password_file, tls, embedded"},
 		{"list for a value", nats + "{prefix: [a]}\n", "c.yml:2: millrace.nats.prefix: want text, have a list: write it behind the colon"},
 		{"number", streams + "{partitions: four}\n", `c.yml:2: millrace.streams.partitions: want a whole number, have "four": correct the value`},
+		{"another bool", "millrace: {scraper: {loopback_identity: often}}\n", `c.yml:1: millrace.scraper.loopback_identity: want true or false, have "often": correct the value`},
 		{"bool", "millrace: {scraper: {start_timestamps: maybe}}\n", `c.yml:1: millrace.scraper.start_timestamps: want true or false, have "maybe": correct the value`},
 		{"size", streams + "{frames: {max_bytes: 10GB}}\n", `c.yml:2: millrace.streams.frames.max_bytes: want a size such as 64MiB or a number of bytes, have "10GB": correct the value`},
 		{"sync", streams + "{sync: never}\n", `c.yml:2: millrace.streams.sync: want always or a duration such as 2s, have "never": correct the value`},

@@ -124,11 +124,14 @@ type Scraper struct {
 	// dropped and counted. At least 1MiB. Default 64MiB.
 	MaxPendingBytes ByteSize `yaml:"max_pending_bytes"`
 	// MaxBodyBytes is the body_size_limit, after decompression, of scrape configs that set none, so that no target can fill
-	// the memory: while a body is read, it takes up to twice its size. At least 64KiB. Default 100MiB.
+	// the memory: a body in a text format takes 1 MiB at a time while it is read, one in another up to twice its size. At least 64KiB. Default 100MiB.
 	MaxBodyBytes ByteSize `yaml:"max_body_bytes"`
 	// StartTimestamps reads the start timestamps of counters where targets expose them, as Prometheus does with its
 	// feature flag st-storage. Default false.
 	StartTimestamps bool `yaml:"start_timestamps"`
+	// LoopbackIdentity asks targets on a loopback address or a Unix socket not to compress what they answer: where no network lies between,
+	// compressing and decompressing costs more than the bytes. Default false.
+	LoopbackIdentity bool `yaml:"loopback_identity"`
 }
 
 // Writer bounds the memory that sending takes.

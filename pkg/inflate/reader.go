@@ -10,8 +10,8 @@ import (
 
 const (
 	window = 32 << 10  // bytes that distances reach back
-	full   = 256 << 10 // bytes of output that are made before they are handed out
-	input  = 32 << 10
+	full   = 128 << 10 // bytes of output that are made before they are handed out
+	input  = 16 << 10
 	pad    = 16 // zero bytes behind the input's end, so that the last codes can be decoded like all others
 )
 
@@ -20,7 +20,7 @@ var ErrCorrupt = errors.New("corrupt gzip data")
 
 func corrupt(what string) error { return fmt.Errorf("%w: %s", ErrCorrupt, what) }
 
-// Reader unpacks gzip: one member, or several one after the other. It takes about 330 KiB of memory, which Reset uses again. Make it with [NewReader].
+// Reader unpacks gzip: one member, or several one after the other. It takes about 160 KiB of memory, which Reset uses again. Make it with [NewReader].
 type Reader struct {
 	src io.Reader
 	err error // what Read returns when all is handed out

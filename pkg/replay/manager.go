@@ -50,6 +50,27 @@ func (m *Manager) Start(ctx context.Context, spec Spec, hold bool) (Status, erro
 	if spec.Name == "" {
 		spec.Name = fmt.Sprintf("replay-%s-%04x", time.Now().UTC().Format("20060102-150405"), rand.Uint32N(1<<16))
 	}
+	for try := 1; ; try++ {
+		st, err := m.tryStart(ctx, kv, spec, hold)
+		late := errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
+		if !late || try == tries {
+			return st, err
+		}
+		select { // any replica of the bucket answers, also one that has not heard of what was just written
+		case <-ctx.Done():
+			return st, err
+		case <-time.After(retry):
+		}
+	}
+}
+
+// How often a write is tried that another one has come before, and how long is between.
+const (
+	tries = 20
+	retry = 100 * time.Millisecond
+)
+
+func (m *Manager) tryStart(ctx context.Context, kv jetstream.KeyValue, spec Spec, hold bool) (Status, error) {
 	rec, revision, err := m.get(ctx, kv, spec.Name)
 	switch {
 	case err == nil:

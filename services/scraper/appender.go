@@ -28,7 +28,7 @@ type appender struct {
 	histos bitmap // series whose first sample in this scrape is a histogram
 	vals   []float64
 	times  []int64 // of both
-	starts []int64 // as long as vals once any float has a start timestamp
+	starts []int64 // as long as vals was when a float got a start timestamp last
 
 	last int64 // timestamp of the sample appended last: the scrape's own, since reports come last
 	n    int   // samples
@@ -85,8 +85,9 @@ type tailing struct {
 	hist  bool
 }
 
-// begin starts a scrape of the source. Until commit or rollback the appender holds the source's lock.
+// begin starts a scrape of the source. Until commit or rollback the appender has its turn, and holds its lock.
 func (a *appender) begin(src *source) {
+	src.turn.Lock()
 	src.mu.Lock()
 	a.src = src
 }
@@ -158,8 +159,11 @@ func (a *appender) reserve() {
 // take appends a float sample in the usual case: the only one of its series in the scrape, newer than the last, without a start timestamp. It
 // reports whether it was that.
 func (a *appender) take(i uint32, t int64, v float64) bool {
-	if st := &a.src.series[i]; st.moved != 0 || t <= st.last || int(i) >= len(a.vals) || len(a.starts) > 0 || a.pending(i) {
+	if st := &a.src.series[i]; st.moved != 0 || t <= st.last || int(i) >= len(a.vals) || a.pending(i) {
 		return false
+	}
+	if int(i) < len(a.starts) {
+		a.starts[i] = 0
 	}
 	a.live.set(i)
 	a.floats.set(i)
@@ -224,13 +228,26 @@ func (a *appender) addFloat(i uint32, t, st int64, v float64, pending bool) {
 	a.floats.set(i)
 	a.vals[i], a.times[i] = v, t
 	if st != 0 || len(a.starts) > 0 {
-		if n := len(a.vals); len(a.starts) < n {
-			old := len(a.starts)
-			a.starts = slices.Grow(a.starts, n-old)[:n]
-			clear(a.starts[old:])
-		}
+		a.growStarts()
 		a.starts[i] = st
 	}
+}
+
+func (a *appender) growStarts() {
+	if n, old := len(a.vals), len(a.starts); old < n {
+		a.starts = slices.Grow(a.starts, n-old)[:n]
+		clear(a.starts[old:])
+	}
+}
+
+// setStart sets the start timestamp of a float sample that was taken: the first one of a series, or where further is not below 0, that of the further samples.
+func (a *appender) setStart(i uint32, further int, st int64) {
+	if further >= 0 {
+		a.extra[further].st = st
+		return
+	}
+	a.growStarts()
+	a.starts[i] = st
 }
 
 // addHistogram takes a histogram, whose memory is the caller's.
@@ -282,12 +299,14 @@ func (a *appender) addExemplars(i uint32, list []exemplar.Exemplar) error {
 	}
 	newest, have := a.src.exemplars[i]
 	for _, x := range list {
+		if have && x.Equals(newest) {
+			continue
+		}
 		size := 0
 		x.Labels.Range(func(l labels.Label) { size += utf8.RuneCountInString(l.Name) + utf8.RuneCountInString(l.Value) })
 		switch {
 		case size > exemplar.ExemplarMaxLabelSetLength:
 			fail(storage.ErrExemplarLabelLength)
-		case have && x.Equals(newest):
 		case have && exemplar.Compare(x, newest) < 0:
 			fail(storage.ErrOutOfOrderExemplar)
 		default:
@@ -358,6 +377,7 @@ func (a *appender) commitState() {
 // release empties the appender and lets go of the source.
 func (a *appender) release() {
 	a.src.mu.Unlock()
+	a.src.turn.Unlock()
 	a.src = nil
 	a.live.reset()
 	a.floats.reset()

@@ -3,6 +3,7 @@ package scraper
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"math"
@@ -22,8 +23,8 @@ type format uint8
 const (
 	formatUnknown     format = iota
 	formatText               // the text format: read against the last body, and parsed only where it differs
-	formatOpenMetrics        // OpenMetrics text: read against the last body, or parsed as a whole
-	formatParsed             // always parsed: protobuf, and where the parser joins lines
+	formatOpenMetrics        // OpenMetrics text: the same
+	formatParsed             // always parsed as a whole: protobuf, and where the parser joins lines
 )
 
 // maxAhead is how far in the future a timestamp may be that a target gives.
@@ -39,25 +40,38 @@ type collector struct {
 	metrics *scrapeMetrics
 	shared  *templates
 
-	body   []byte
+	window
 	now    int64 // the scrape's timestamp in milliseconds
 	latest int64 // the greatest that samples may have
 
-	old     *template // of the last body
-	next    int       // the line of old that is expected
-	lines   int       // parsed so far, while the body is as the last one
-	at      int       // what of body is read
-	mtype   metricType
-	differs bool // from old: draft is its successor
-	draft   draft
-	strange bool // the parser's lines are not where they are expected
-	scratch []byte
+	format   format
+	old      *template   // of the last body
+	next     int         // the line of old that is expected
+	lines    int         // parsed so far, while the body is as the last one; only where all are parsed
+	known    lineContext // at the place up to which the body is read
+	comments lineComments
+	differs  bool // from old: draft is its successor
+	draft    draft
+	strange  bool   // there will be no template
+	faultAt  int    // where the parser has met fault last
+	fault    string // which is final if it comes again
 
-	index map[string]uint32 // IDs of lines by their series; filled when it is needed
-	fresh []uint32          // the series of lines that old does not have; their IDs follow those of old
-	seen  bitmap            // IDs in this body
+	index lineIndex
+	seen  bitmap // IDs in this body
+
+	starts   starts
+	group    uint64 // of the line that is read
+	kind     metricType
+	hasher   maphash.Hash
+	exemplar exemplarText
+	builder  labels.ScratchBuilder
+	final    *labels.Builder
 
 	meta       *metadataStore // nil until it is needed
+	metaAll    bool           // it has all comments of the body, as far as that is in memory
+	commented  int            // the line of draft that has the last comments; -1 for none
+	block      int            // the last such line whose comments meta has
+	described  commentSet     // the comments of old
 	redescribe bool           // metadata has changed: known series are looked up too
 
 	total, added, seriesAdded int
@@ -95,16 +109,23 @@ func (c *collector) restart() {
 }
 
 // collect reads a body and appends its samples, and staleness markers for the series that are not in it any more. After an error the
-// scrape is to be given up: [collector.restart].
-func (c *collector) collect(body []byte, contentType string) error {
-	f, err := c.formatOf(contentType)
-	if err != nil {
-		return err
+// scrape is to be given up: [collector.restart]. Where the body cannot be fetched to its end, x.err says so, and the rest of it says nothing.
+func (c *collector) collect(x *exposition) error {
+	defer c.reset(x)
+	c.open(x, &c.a.src.mu)
+	c.old = c.view.template
+	f, err := c.formatOf(x.contentType)
+	if c.format = f; err == nil {
+		c.starts.reset(c.rules.startTimestamps && f == formatOpenMetrics)
+		err = c.readBody(f, x.contentType)
 	}
-	defer c.reset()
-	c.body, c.old = body, c.view.template
-	c.strange = len(body) > maxTemplate
-	if err := c.read(f, contentType); err != nil {
+	c.drain()
+	if x.err = c.window.err; x.err != nil {
+		c.view.current.reset()
+		c.total, c.added, c.seriesAdded = 0, 0, 0
+		return x.err
+	}
+	if err != nil {
 		c.spare()
 		return c.concluded(err)
 	}
@@ -140,31 +161,22 @@ func (c *collector) formatOf(contentType string) (format, error) {
 	case *textparse.PromParser:
 		f = formatText
 	case *textparse.OpenMetricsParser:
-		if !c.rules.startTimestamps { // start timestamps are looked up in other lines
-			f = formatOpenMetrics
-		}
+		f = formatOpenMetrics
 	}
 	c.view.format, c.view.contentType = f, contentType
 	return f, nil
 }
 
-func (c *collector) read(f format, contentType string) error {
-	if f == formatText {
-		return c.readText()
+func (c *collector) readBody(f format, contentType string) error {
+	if f != formatParsed {
+		return c.readLines(f)
 	}
-	if f == formatOpenMetrics && c.old.format == f && len(c.old.lines) > 0 {
-		if c.matchLines(f); c.next == len(c.old.lines) && string(c.body[c.at:]) == c.old.tail() {
-			return nil
-		}
-		c.startOver()
-	}
-	if f == formatOpenMetrics {
-		c.differ(0)
-	}
+	c.whole = true
+	c.more()
 	if c.view.meta == nil {
 		c.view.meta = newMetadataStore()
 	}
-	c.meta = c.view.meta
+	c.meta, c.metaAll = c.view.meta, true
 	c.meta.begin()
 	p, err := textparse.New(c.body, contentType, nil, c.rules.parser)
 	if p == nil {
@@ -192,16 +204,8 @@ func (c *collector) read(f format, contentType string) error {
 	}
 }
 
-// startOver forgets what was read of the body.
-func (c *collector) startOver() {
-	c.restart()
-	c.view.current.reset()
-	c.next, c.at, c.total, c.added, c.counted, c.limitErr, c.problems = 0, 0, 0, 0, 0, nil, problems{}
-}
-
 // take appends the sample at which p stands.
 func (c *collector) take(p textparse.Parser, entry textparse.Entry, f format) error {
-	c.total++
 	var met []byte
 	var timestamp *int64
 	x := scraped{t: c.now}
@@ -211,7 +215,20 @@ func (c *collector) take(p textparse.Parser, entry textparse.Entry, f format) er
 		met, timestamp, x.v = p.Series()
 	}
 	id := c.find(met)
+	if c.starts.on {
+		is := false
+		if c.group, is = c.groupOf(met); is {
+			c.takeCreated(c.group, x.v)
+			c.recordLine(met, p, created)
+			return nil
+		}
+		c.kind = c.known.metricType
+	}
+	c.total++
 	series := c.seriesOf(id)
+	if series == created || c.isGone(id) { // it was, in another context; or Prometheus does not know it any more
+		id, series = unknown, unknown
+	}
 	again := id != unknown && c.seen.has(id)
 	if id != unknown {
 		c.seen.set(id)
@@ -240,13 +257,10 @@ func (c *collector) takeSample(p textparse.Parser, entry textparse.Entry, met []
 	known := series != unknown
 	if !known {
 		p.Labels(&c.ls)
-		if c.ls = c.rules.finalLabels(c.ls); c.ls.IsEmpty() {
+		if c.ls = c.rules.finalLabels(c.final, c.ls); c.ls.IsEmpty() {
 			return dropped, nil
 		}
 		if err := c.rules.check(c.ls); err != nil {
-			if errors.Is(err, errLabelLimit) {
-				c.metrics.labelLimits.Inc()
-			}
 			return unknown, err
 		}
 	}
@@ -258,11 +272,15 @@ func (c *collector) takeSample(p textparse.Parser, entry textparse.Entry, met []
 		if entry == textparse.EntryHistogram && !x.isHistogram() {
 			return unknown, fmt.Errorf("the parser returned no histogram for the series %s", met)
 		}
-		if c.rules.startTimestamps {
+		if c.rules.startTimestamps && !c.starts.on {
 			x.st = p.StartTimestamp()
 		}
 		c.readExemplars(p, x.isHistogram(), x.t)
+		n, further := c.a.n, len(c.a.extra)
 		series, err = c.offer(series, x)
+		if c.starts.on {
+			c.awaitStart(series, n, further)
+		}
 	}
 	taken, err := c.judge(met, err)
 	if err != nil {
@@ -299,22 +317,15 @@ func (c *collector) offer(series uint32, x scraped) (uint32, error) {
 	opts := &c.opts
 	*opts = storage.AOptions{Exemplars: c.exs}
 	if series == unknown {
-		c.metadata().describe(c.ls, opts)
+		c.describe(c.ls, opts)
 		var err error
 		if series, err = c.a.number(c.ls, opts); err != nil {
 			return unknown, err
 		}
 	} else if c.redescribe {
-		c.metadata().describe(c.a.src.series[c.a.src.resolve(series)].labels, opts)
+		c.describe(c.a.src.series[c.a.src.resolve(series)].labels, opts)
 	}
 	return c.a.append(series, x, opts)
-}
-
-func (c *collector) metadata() *metadataStore {
-	if c.meta == nil {
-		c.meta = readComments(c.body)
-	}
-	return c.meta
 }
 
 // readExemplars reads the exemplars of a sample. Those of native histograms need timestamps of their own.
@@ -335,10 +346,11 @@ func (c *collector) readExemplars(p textparse.Parser, isHistogram bool, t int64)
 
 // judge sorts out what became of a sample: taken, refused (which is counted), or an error with which the scrape fails.
 func (c *collector) judge(met []byte, err error) (taken bool, fatal error) {
+	if err == nil {
+		return true, nil
+	}
 	var partial *storage.AppendPartialError
 	switch {
-	case err == nil:
-		return true, nil
 	case errors.Is(err, errSampleLimit):
 		c.limitErr = err
 	case errors.Is(err, errBucketLimit):
@@ -369,6 +381,9 @@ func (c *collector) judge(met []byte, err error) (taken bool, fatal error) {
 
 // concluded counts and logs what was refused, and returns the error with which the scrape fails, given what reading the body returned.
 func (c *collector) concluded(err error) error {
+	if errors.Is(err, errLabelLimit) {
+		c.metrics.labelLimits.Inc()
+	}
 	if c.limitErr != nil {
 		c.metrics.sampleLimit.Inc()
 		if err == nil {
@@ -394,6 +409,23 @@ func (p *problems) report(log *slog.Logger, m *scrapeMetrics) {
 	m.outOfBounds.Add(float64(p.outOfBounds))
 	m.exemplars.Add(float64(p.exemplars))
 	log.Warn("Samples were refused", "out_of_order", p.outOfOrder, "duplicates", p.duplicates, "out_of_bounds", p.outOfBounds, "exemplars_out_of_order", p.exemplars)
+}
+
+// reset makes the collector ready for another body, and leaves the memory of this one to x.
+func (c *collector) reset(x *exposition) {
+	x.body = c.body
+	c.window = window{}
+	c.old = nil
+	c.next, c.lines, c.known, c.comments, c.differs, c.strange, c.faultAt, c.fault = 0, 0, lineContext{}, lineComments{}, false, false, -1, ""
+	c.index.reset()
+	c.seen.reset()
+	c.draft.reset()
+	c.starts.reset(false)
+	c.meta, c.metaAll, c.commented, c.block, c.redescribe = nil, false, -1, -1, false
+	c.described.reset()
+	c.counted, c.limitErr, c.bucketErr, c.problems = 0, nil, nil, problems{}
+	c.ls, c.opts = labels.EmptyLabels(), storage.AOptions{}
+	clear(c.exs[:cap(c.exs)])
 }
 
 // markStale ends the series of the last scrape that this one does not have.

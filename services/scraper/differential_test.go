@@ -53,6 +53,9 @@ scrape_configs:
 - job_name: convert
   scrape_native_histograms: true
   convert_classic_histograms_to_nhcb: true
+- job_name: body_limit
+  body_size_limit: 900B
+  extra_scrape_metrics: true
 - job_name: legacy
   metric_name_validation_scheme: legacy
   metric_name_escaping_scheme: underscores
@@ -74,14 +77,14 @@ const (
 	protobuf    = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 )
 
-// exposition is a body that changes from scrape to scrape, as lines.
-type exposition struct {
+// listing is a body that changes from scrape to scrape, as lines.
+type listing struct {
 	contentType string
 	lines       []string
 }
 
 // seedExpositions are what sequences begin with.
-var seedExpositions = []exposition{
+var seedExpositions = []listing{
 	{plainText, strings.SplitAfter(`# HELP requests_total The requests.
 # TYPE requests_total counter
 requests_total{code="200",path="/a"} 1027
@@ -132,7 +135,7 @@ duration_seconds_count 8
 }
 
 // recordedExposition returns a real scrape of a node_exporter.
-func recordedExposition(t testing.TB, n int) exposition {
+func recordedExposition(t testing.TB, n int) listing {
 	t.Helper()
 	f, err := os.Open(filepath.Join("testdata", "expositions", fmt.Sprintf("node_exporter_%02d.txt.gz", n)))
 	if err != nil {
@@ -147,10 +150,10 @@ func recordedExposition(t testing.TB, n int) exposition {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return exposition{plainText, strings.SplitAfter(string(text), "\n")}
+	return listing{plainText, strings.SplitAfter(string(text), "\n")}
 }
 
-func (e exposition) text() string { return strings.Join(e.lines, "") }
+func (e listing) text() string { return strings.Join(e.lines, "") }
 
 var oddValues = []string{
 	"0", "-0", "1e300", "1e-300", "5e-324", "1.7976931348623157e308", "2e308", "NaN", "nan", "+Inf", "-Inf", "inf", "0x1p-2", "1_000", "+5", ".5", "5.", "-.5e+3", "1e", "",
@@ -166,7 +169,7 @@ var oddLines = []string{
 }
 
 // change alters an exposition as targets do, and as they should not.
-func (c *choices) change(e *exposition) {
+func (c *choices) change(e *listing) {
 	lines := append([]string(nil), e.lines...)
 	at := func() int { return (c.pick(256)<<8 + c.pick(256)) % max(len(lines), 1) }
 	setValue := func(i int, v string) {
@@ -219,13 +222,15 @@ func (c *choices) change(e *exposition) {
 }
 
 // sequence makes up what a target answers.
-func (c *choices) sequence(jobs []*promconfig.ScrapeConfig, seeds []exposition) sequence {
+func (c *choices) sequence(jobs []*promconfig.ScrapeConfig, seeds []listing) sequence {
 	s := sequence{job: jobs[c.pick(len(jobs))].JobName}
 	e := seeds[c.pick(len(seeds))]
 	good := e
 	for range 4 + c.pick(6) {
 		st := step{body: e.text(), contentType: e.contentType}
 		switch c.pick(24) {
+		case 17, 18:
+			st.cut = c.pick(256) * max(len(st.body)/256, 1)
 		case 19:
 			st.status = 503
 		case 20:
@@ -290,7 +295,7 @@ func protobufExposition(c *choices) string {
 }
 
 func (c *choices) sequences(t testing.TB, cfg *promconfig.Config, n int) (list []sequence) {
-	seeds := append([]exposition{recordedExposition(t, 1)}, seedExpositions...)
+	seeds := append([]listing{recordedExposition(t, 1)}, seedExpositions...)
 	seeds = append(seeds, seedExpositions[:2]...) // these are the most telling
 	for range n {
 		list = append(list, c.sequence(cfg.ScrapeConfigs, seeds))

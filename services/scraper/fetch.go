@@ -1,7 +1,6 @@
 package scraper
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -14,13 +13,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	commonconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/version"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/scrape"
 	"github.com/prometheus/prometheus/util/pool"
+
+	"github.com/millrace/millrace/pkg/inflate"
 )
 
 var errBodySizeLimit = errors.New("body size limit exceeded")
@@ -74,14 +74,15 @@ type fetcher struct {
 	limit   int64 // of the body, decompressed, in bytes
 }
 
-func newFetcher(cfg *promconfig.ScrapeConfig, client *http.Client, url string, timeout time.Duration) (*fetcher, error) {
+// newFetcher makes one that lets go of a try after the timeout. With identity, the target is asked not to compress.
+func newFetcher(cfg *promconfig.ScrapeConfig, client *http.Client, url string, timeout time.Duration, identity bool) (*fetcher, error) {
 	request, err := http.NewRequest(http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("Accept", accepted(cfg))
 	encodings := "identity"
-	if cfg.EnableCompression {
+	if cfg.EnableCompression && !identity {
 		encodings = "zstd,gzip"
 	}
 	request.Header.Set("Accept-Encoding", encodings)
@@ -92,6 +93,12 @@ func newFetcher(cfg *promconfig.ScrapeConfig, client *http.Client, url string, t
 		limit = math.MaxInt64
 	}
 	return &fetcher{client: client, request: request, limit: limit}, nil
+}
+
+// isLocal reports whether no network lies between this process and a target.
+func isLocal(t *scrape.Target) bool {
+	host := t.URL().Hostname()
+	return t.GetValue(scrape.UnixSocketLabel) != "" || host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
 // accepted returns the Accept header (RFC 9110, section 12.5.1) for the scrape protocols of a job: the first is preferred.
@@ -116,94 +123,153 @@ func accepted(cfg *promconfig.ScrapeConfig) string {
 // bodies keeps the memory of bodies for reuse.
 var bodies = pool.New(4<<10, 128<<20, 2, func(size int) any { return make([]byte, 0, size) })
 
-// fetch gets the exposition. The body's memory comes from the pool bodies, into which the caller puts it; it has room for one more byte.
-// size is about how long the body may be.
-func (f *fetcher) fetch(ctx context.Context, size int) (body []byte, contentType string, err error) {
+// exposition is what a target has answered. The zero value is the answer of a target that said nothing.
+type exposition struct {
+	body        []byte // the whole body, or its beginning, with room for one more byte
+	contentType string
+	rest        io.Reader // the rest of the body, where it is larger than a piece
+	err         error     // with which the rest could not be fetched
+
+	response *http.Response
+	decoded  decoder // of the response's body
+	limit    int64   // for the size
+	size     int64   // of what was read, decompressed, in bytes
+	cancel   context.CancelFunc
+}
+
+// decoder is a decompressor that can be used again.
+type decoder interface {
+	io.Reader
+	// start begins with another body.
+	start(body io.Reader) error
+	// free makes it ready for others.
+	free()
+}
+
+// fetch gets the exposition, which the caller closes. As much of the body is read as is in a piece, in bytes. size is about how long the body may be. ctx has to
+// last until the exposition is closed.
+func (f *fetcher) fetch(ctx context.Context, size, piece int) (*exposition, error) {
 	response, err := f.client.Do(f.request.WithContext(ctx))
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	defer func() {
-		// What little is left lets the connection be used again.
-		_, _ = io.CopyN(io.Discard, response.Body, 64<<10)
-		response.Body.Close()
-	}()
+	x := &exposition{response: response, limit: f.limit}
 	if response.StatusCode != http.StatusOK {
-		return nil, "", fmt.Errorf("server returned HTTP status %s", response.Status)
+		x.close()
+		return nil, fmt.Errorf("server returned HTTP status %s", response.Status)
 	}
-	body = bodies.Get(size + 1).([]byte)
-	if body, err = f.read(body, response); err != nil {
-		bodies.Put(body)
-		return nil, "", err
+	x.contentType = response.Header.Get("Content-Type")
+	if err := x.begin(min(size+2, piece), piece); err != nil {
+		x.close()
+		return nil, err
 	}
-	return body, response.Header.Get("Content-Type"), nil
+	return x, nil
 }
 
-func (f *fetcher) read(to []byte, response *http.Response) ([]byte, error) {
-	switch response.Header.Get("Content-Encoding") {
+// begin reads the beginning of the body.
+func (x *exposition) begin(size, piece int) error {
+	switch x.response.Header.Get("Content-Encoding") {
 	case "gzip":
-		z := gzips.Get().(*gunzip)
-		defer gzips.Put(z)
-		z.buf.Reset(response.Body)
-		defer z.buf.Reset(nil)
-		if err := z.Reset(z.buf); err != nil {
-			return to, err
-		}
-		return appendAll(to, &z.Reader, f.limit)
+		x.decoded = gzips.Get().(decoder)
 	case "zstd":
-		z := zstds.Get().(*zstd.Decoder)
-		defer zstds.Put(z)
-		defer func() { _ = z.Reset(nil) }()
-		if err := z.Reset(response.Body); err != nil {
-			return to, err
+		x.decoded = zstds.Get().(decoder)
+	}
+	if x.decoded != nil {
+		if err := x.decoded.start(x.response.Body); err != nil {
+			return err
 		}
-		return appendAll(to, z, f.limit)
-	default:
-		return appendAll(to, response.Body, f.limit)
+	}
+	x.body = bodies.Get(size).([]byte)
+	for {
+		if cap(x.body)-len(x.body) < 2 {
+			if len(x.body) >= piece-2 {
+				x.rest = x
+				return nil
+			}
+			larger := bodies.Get(2 * cap(x.body)).([]byte)
+			larger = append(larger, x.body...)
+			bodies.Put(x.body)
+			x.body = larger
+		}
+		n, err := x.Read(x.body[len(x.body) : cap(x.body)-1])
+		x.body = x.body[:len(x.body)+n]
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 	}
 }
 
-// gunzip is a gzip reader with the buffer that it reads from.
-type gunzip struct {
-	gzip.Reader
-	buf *bufio.Reader
+// Read reads on in the decompressed body, which has to end before the limit.
+func (x *exposition) Read(to []byte) (n int, err error) {
+	if left := x.limit - x.size; int64(len(to)) > left {
+		to = to[:left]
+	}
+	if x.decoded != nil {
+		n, err = x.decoded.Read(to)
+	} else {
+		n, err = x.response.Body.Read(to)
+	}
+	if x.size += int64(n); x.size >= x.limit {
+		return n, errBodySizeLimit
+	}
+	return n, err
 }
+
+// close gives back what the exposition has taken.
+func (x *exposition) close() {
+	if x.body != nil {
+		bodies.Put(x.body[:0])
+	}
+	if x.decoded != nil {
+		x.decoded.free()
+	}
+	if x.response != nil {
+		// What little is left lets the connection be used again.
+		_, _ = io.CopyN(io.Discard, x.response.Body, 64<<10)
+		x.response.Body.Close()
+	}
+	if x.cancel != nil {
+		x.cancel()
+	}
+	*x = exposition{}
+}
+
+// gunzip is a gzip reader.
+type gunzip struct{ *inflate.Reader }
+
+func (z *gunzip) start(body io.Reader) error {
+	z.Reset(body)
+	return nil
+}
+
+func (z *gunzip) free() {
+	z.Reset(nil)
+	gzips.Put(z)
+}
+
+// unzstd is a zstd reader.
+type unzstd struct{ *zstd.Decoder }
+
+func (z *unzstd) start(body io.Reader) error { return z.Reset(body) }
+
+func (z *unzstd) free() {
+	_ = z.Reset(nil)
+	zstds.Put(z)
+}
+
+// maxWindow is how much of a body zstd may refer back to, in bytes. It is what decoders have to take (RFC 8878, section 3.1.1.1.2).
+const maxWindow = 8 << 20
 
 var (
-	gzips = sync.Pool{New: func() any { return &gunzip{buf: bufio.NewReaderSize(nil, 16<<10)} }}
+	gzips = sync.Pool{New: func() any { return &gunzip{inflate.NewReader()} }}
 	zstds = sync.Pool{New: func() any {
-		z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecoderLowmem(true))
+		z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 		if err != nil {
 			panic(err) // the options are constants
 		}
-		return z
+		return &unzstd{z}
 	}}
 )
-
-// appendAll reads r to its end, which has to come before limit bytes, and leaves room for one more byte. What it returns replaces to, after an
-// error too.
-func appendAll(to []byte, r io.Reader, limit int64) ([]byte, error) {
-	for {
-		if cap(to)-len(to) < 2 {
-			larger := bodies.Get(2 * cap(to)).([]byte)
-			larger = append(larger, to...)
-			bodies.Put(to)
-			to = larger
-		}
-		room := to[len(to) : cap(to)-1]
-		if left := limit - int64(len(to)); int64(len(room)) > left {
-			room = room[:left]
-		}
-		n, err := r.Read(room)
-		to = to[:len(to)+n]
-		if int64(len(to)) >= limit {
-			return to, errBodySizeLimit
-		}
-		if errors.Is(err, io.EOF) {
-			return to, nil
-		}
-		if err != nil {
-			return to, err
-		}
-	}
-}

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/storage"
+	"github.com/prometheus/prometheus/util/pool"
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
@@ -30,7 +31,10 @@ import (
 // patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
 const patience = 60 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	bodies = pool.New(16, 128<<20, 2, func(size int) any { return make([]byte, 0, size) }) // so that pieces may be tiny
+	goleak.VerifyTestMain(m)
+}
 
 var staleNaN = math.Float64frombits(value.StaleNaN)
 
@@ -127,6 +131,23 @@ func (r *rig) value(name string) float64 {
 		}
 	}
 	r.t.Fatalf("there is no metric %s", name)
+	return 0
+}
+
+// running returns how many actors of a kind run.
+func (r *rig) running(kind string) int {
+	r.t.Helper()
+	families, err := r.reg.Gather()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "millrace_actors" && m.GetLabel()[0].GetValue() == kind {
+				return int(m.GetGauge().GetValue())
+			}
+		}
+	}
 	return 0
 }
 

@@ -188,7 +188,7 @@ func (j *job) newLoop(t *target.Target) *loop {
 	l.source, l.view = svc.sources.attach(t.Labels)
 	client, err := j.clients.of(l.target)
 	if err == nil {
-		l.fetch, err = newFetcher(j.config, client, url, l.timeout)
+		l.fetch, err = newFetcher(j.config, client, url, l.timeout, svc.cfg.LoopbackIdentity && isLocal(l.target))
 	}
 	l.broken = err
 	return l

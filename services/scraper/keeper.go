@@ -340,6 +340,8 @@ func (k *keeper) tryRestore(ctx context.Context, s *source, v *view) error {
 		}
 		dicts, messages = append(dicts, d), append(messages, msg.Data)
 	}
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.series) > 0 {

@@ -105,31 +105,40 @@ func (l *loop) scrape(ctx context.Context, at time.Time) {
 	}
 	l.last = start
 	var o outcome
-	var body []byte
-	var contentType string
-	forced := l.forced.Load()
-	if forced != nil {
+	x := &exposition{}
+	if forced := l.forced.Load(); forced != nil {
 		o.err = *forced
 	} else {
-		body, contentType, o.err = l.get()
-		if body != nil {
-			defer bodies.Put(body)
+		got, err := l.get()
+		if err != nil {
+			if l.stopping.Err() != nil {
+				return // it was cut short, which says nothing about the target
+			}
+			l.note(err, &o)
+		} else {
+			x = got
+			defer x.close()
 		}
-		if l.stopping.Err() != nil && o.err != nil {
-			return // it was cut short, which says nothing about the target
-		}
-		l.note(len(body), &o)
 	}
-	l.deliver(start, at.UnixMilli(), body, contentType, &o)
+	l.deliver(start, at.UnixMilli(), x, &o)
 }
 
 // deliver turns what a scrape has brought into frames: o tells of it so far, and t is its timestamp in milliseconds.
-func (l *loop) deliver(start time.Time, t int64, body []byte, contentType string, o *outcome) {
+func (l *loop) deliver(start time.Time, t int64, x *exposition, o *outcome) {
 	c := l.svc.collector()
 	defer l.svc.release(c)
 	c.begin(l, t)
-	if err := l.collect(c, body, contentType); err != nil && o.err == nil {
-		o.err = err
+	err := l.collect(c, x)
+	if x.err != nil {
+		if l.stopping.Err() != nil {
+			c.a.rollback() // it was cut short
+			return
+		}
+		l.note(x.err, o)
+	} else if o.err == nil {
+		if o.err, o.bytes = err, int(x.size); x.size > 0 {
+			l.size = int(x.size)
+		}
 	}
 	o.scraped, o.added, o.seriesAdded = c.total, c.added, c.seriesAdded
 	o.duration = time.Since(start)
@@ -143,13 +152,15 @@ func (l *loop) deliver(start time.Time, t int64, body []byte, contentType string
 	}
 }
 
-// get fetches the exposition. A stopping service lets it finish for a while.
-func (l *loop) get() ([]byte, string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
-	defer cancel()
+// piece is how much of a body is in memory at a time, in bytes; smaller ones are there as a whole before they are read.
+const piece = 1 << 20
+
+// get fetches the exposition, or the beginning of a large one; the caller closes it. A stopping service lets it finish for a while.
+func (l *loop) get() (*exposition, error) {
 	if l.broken != nil {
-		return nil, "", l.broken
+		return nil, l.broken
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
 	stop := context.AfterFunc(l.stopping, func() {
 		select {
 		case <-time.After(stopGrace):
@@ -157,36 +168,42 @@ func (l *loop) get() ([]byte, string, error) {
 		case <-ctx.Done():
 		}
 	})
-	defer stop()
-	return l.fetch.fetch(ctx, l.size)
+	x, err := l.fetch.fetch(ctx, l.size, l.svc.piece)
+	if err != nil {
+		stop()
+		cancel()
+		return nil, err
+	}
+	x.cancel = func() {
+		stop()
+		cancel()
+	}
+	return x, nil
 }
 
-// note takes the size of the body, or says why there is none.
-func (l *loop) note(size int, o *outcome) {
-	if o.err == nil {
-		if o.bytes = size; size > 0 {
-			l.size = size
-		}
-		return
-	}
-	l.log.Debug("Scrape failed", "err", o.err)
+// note takes the error with which there is no body.
+func (l *loop) note(err error, o *outcome) {
+	o.err = err
+	l.log.Debug("Scrape failed", "err", err)
 	if f := l.failures.Load(); f != nil {
-		f.Error(o.err.Error())
+		f.Error(err.Error())
 	}
-	if errors.Is(o.err, errBodySizeLimit) {
+	if errors.Is(err, errBodySizeLimit) {
 		o.bytes = -1
 		l.svc.scrapeMetrics.bodySizeLimit.Inc()
 	}
 }
 
 // collect appends what a body holds. A body that is empty, missing or faulty leaves staleness markers.
-func (l *loop) collect(c *collector, body []byte, contentType string) error {
+func (l *loop) collect(c *collector, x *exposition) error {
 	var err error
-	if len(body) > 0 {
-		if err = c.collect(body, contentType); err == nil {
+	if len(x.body) > 0 {
+		if err = c.collect(x); err == nil {
 			return nil
 		}
-		l.log.Debug("Reading a scrape failed", "err", err)
+		if x.err == nil {
+			l.log.Debug("Reading a scrape failed", "err", err)
+		}
 		c.restart()
 	}
 	if err := c.collectNothing(); err != nil {

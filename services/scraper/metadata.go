@@ -2,8 +2,10 @@ package scraper
 
 import (
 	"bytes"
+	"hash/maphash"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -111,21 +113,104 @@ func (m *metadataStore) describe(ls labels.Labels, opts *storage.AOptions) {
 	}
 }
 
-// readComments returns the metadata of a whole body in the text format.
-func readComments(body []byte) *metadataStore {
-	m := newMetadataStore()
+// describe adds to opts what the target says of the family of a series. In a text format, it looks at the last comments before the line first.
+func (c *collector) describe(ls labels.Labels, opts *storage.AOptions) {
+	c.needMetadata()
+	if !c.metaAll && c.block < c.commented {
+		c.block = c.commented
+		d := &c.draft
+		from := uint32(0)
+		if c.block > 0 {
+			from = d.lines[c.block-1].end
+		}
+		c.meta.read(c.format, d.text[from:d.lines[c.block].met])
+	}
+	c.meta.describe(ls, opts)
+	if c.metaAll || opts.MetricFamilyName != "" && opts.Metadata.Type != model.MetricTypeUnknown && opts.Metadata.Help != "" && !c.redescribe {
+		return
+	}
+	c.metaAll = true
+	c.meta.read(c.format, c.draft.text)
+	c.meta.read(c.format, c.body[c.at:])
+	c.meta.describe(ls, opts)
+}
+
+func (c *collector) needMetadata() {
+	if c.meta == nil {
+		c.meta = newMetadataStore()
+	}
+}
+
+// endOfBody is the last line of an OpenMetrics body.
+var endOfBody = []byte("# EOF\n")
+
+// read notes all comments of a text in one of the text formats.
+func (m *metadataStore) read(f format, text []byte) {
 	var comments []byte
-	for line := range bytes.Lines(body) {
-		if line = bytes.TrimLeft(line, " \t"); len(line) > 0 && line[0] == '#' {
+	for len(text) > 0 {
+		line := text
+		if n := bytes.IndexByte(text, '\n'); n >= 0 {
+			line = text[:n+1]
+		}
+		text = text[len(line):]
+		if line = bytes.TrimLeft(line, " \t"); len(line) > 0 && line[0] == '#' && !bytes.HasPrefix(line, endOfBody) {
 			comments = append(comments, line...)
 		}
 	}
 	p := textparse.NewPromParser(comments, nil, false)
+	if f == formatOpenMetrics {
+		p = textparse.NewOpenMetricsParser(append(comments, endOfBody...), nil)
+	}
 	for {
 		entry, err := p.Next()
 		if err != nil {
-			return m // whoever reads the samples meets a faulty comment too
+			return // whoever reads the samples meets a faulty comment too
 		}
 		m.take(p, entry)
 	}
+}
+
+// commentSet are the comments of a template, by their hashes.
+type commentSet struct {
+	filled bool
+	hashes map[uint64]struct{}
+}
+
+func (s *commentSet) reset() {
+	if s.filled = false; len(s.hashes) > 10_000 {
+		s.hashes = nil
+	}
+	clear(s.hashes)
+}
+
+// isCommentOfTemplate reports whether the last body had the comment too in which name stands.
+func (c *collector) isCommentOfTemplate(name []byte) bool {
+	s, seed := &c.described, c.shared.seed
+	if !s.filled {
+		s.filled = true
+		if s.hashes == nil {
+			s.hashes = map[uint64]struct{}{}
+		}
+		for k := range c.old.lines {
+			if line := &c.old.lines[k]; line.described {
+				for text := range strings.Lines(c.old.text[c.old.start(k):line.met]) {
+					s.hashes[maphash.String(seed, strings.TrimSuffix(text, "\n"))] = struct{}{}
+				}
+			}
+		}
+		for text := range strings.Lines(c.old.tail()) {
+			s.hashes[maphash.String(seed, strings.TrimSuffix(text, "\n"))] = struct{}{}
+		}
+	}
+	at := int(uintptr(unsafe.Pointer(unsafe.SliceData(name))) - uintptr(unsafe.Pointer(unsafe.SliceData(c.body))))
+	if at < c.at || at > len(c.body) {
+		return false
+	}
+	from := c.at + bytes.LastIndexByte(c.body[c.at:at], '\n') + 1
+	to := len(c.body)
+	if n := bytes.IndexByte(c.body[at:], '\n'); n >= 0 {
+		to = at + n
+	}
+	_, ok := s.hashes[maphash.Bytes(seed, c.body[from:to])]
+	return ok
 }

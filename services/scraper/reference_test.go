@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
@@ -38,6 +40,7 @@ type step struct {
 	body        string
 	contentType string
 	status      int // 0 for 200
+	cut         int // after so many bytes of the body the connection breaks; 0 for never
 }
 
 // sequence is what one target answers, scrape after scrape.
@@ -149,6 +152,11 @@ func runReference(t testing.TB, cfg *promconfig.Config, list []sequence, interva
 		if s.status != 0 {
 			w.WriteHeader(s.status)
 		}
+		if s.cut > 0 && s.cut < len(s.body) {
+			fmt.Fprint(w, s.body[:s.cut])
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		}
 		fmt.Fprint(w, s.body)
 	}))
 	defer server.Close()
@@ -201,33 +209,50 @@ func runReference(t testing.TB, cfg *promconfig.Config, list []sequence, interva
 // newTestLoop returns a loop that does not run, for a target that answers a sequence.
 func (r *rig) newTestLoop(cfg *promconfig.ScrapeConfig, number int) *loop {
 	r.t.Helper()
+	return r.newLoopTo(cfg, "localhost:1", number)
+}
+
+// newLoopTo returns a loop that does not run, for a target at an address.
+func (r *rig) newLoopTo(cfg *promconfig.ScrapeConfig, address string, number int) *loop {
+	r.t.Helper()
 	j := &job{jobPlan: &jobPlan{config: cfg}, w: newWatcher(r.Service, nil, r.t.Context()), name: cfg.JobName, loops: map[uint64]*loop{}}
 	var err error
 	if j.clients, err = newClients(cfg); err != nil {
 		r.t.Fatal(err)
 	}
 	return j.newLoop(target.New(cfg.JobName, labels.FromStrings(
-		"__address__", "localhost:1", "__scheme__", "http", "__metrics_path__", "/", "__scrape_interval__", "1s", "__scrape_timeout__", "1s",
+		"__address__", address, "__scheme__", "http", "__metrics_path__", "/", "__scrape_interval__", "1s", "__scrape_timeout__", "60s",
 		"instance", "one", "job", cfg.JobName, "sequence", fmt.Sprint(number),
 	), labels.EmptyLabels(), nil))
 }
 
 // give has the loop read an answer as if it had been fetched.
 func (r *rig) give(l *loop, s step, t int64) *taken {
-	o := outcome{}
-	var body []byte
+	r.t.Helper()
+	o, x := outcome{}, &exposition{}
 	if s.status != 0 && s.status != http.StatusOK {
 		o.err = errors.New("server returned HTTP status")
-	} else {
-		body = append(make([]byte, 0, len(s.body)+1), s.body...)
-		o.bytes = len(body)
+	} else if err := r.answer(x, s, l.fetch.limit); err != nil {
+		x.close()
+		l.note(err, &o)
 	}
-	l.deliver(time.Now(), t, body, s.contentType, &o)
+	l.deliver(time.Now(), t, x, &o)
+	x.close()
 	u := r.unitOf(l.source)
 	if u == nil {
 		r.t.Fatal("a scrape left nothing")
 	}
 	return readUnit(r.t, u)
+}
+
+// answer makes x an answer as it is when the body, or as much of it as is in a piece, was fetched.
+func (r *rig) answer(x *exposition, s step, limit int64) error {
+	var body io.Reader = strings.NewReader(s.body)
+	if s.cut > 0 && s.cut < len(s.body) {
+		body = io.MultiReader(strings.NewReader(s.body[:s.cut]), iotest.ErrReader(io.ErrUnexpectedEOF))
+	}
+	*x = exposition{contentType: s.contentType, limit: limit, response: &http.Response{Body: io.NopCloser(body)}}
+	return x.begin(min(len(s.body)+2, r.piece), r.piece)
 }
 
 // compareWithPrometheus scrapes the sequences with Prometheus and with this package.
@@ -242,15 +267,18 @@ func compareWithPrometheus(t testing.TB, cfg *promconfig.Config, list []sequence
 		interval *= 2
 		want = runReference(t, cfg, list, interval, startTimestamps)
 	}
-	r := newRig(t, func(c *Config) { c.StartTimestamps = startTimestamps })
-	for i, s := range list {
-		c := *jobs[s.job]
-		l := r.newTestLoop(&c, i)
-		l.rules.timeout = interval
-		for k, step := range s.steps {
-			got := r.give(l, step, want[i][k].Time)
-			if d := gocmp.Diff(want[i][k], got, exact); d != "" {
-				t.Fatalf("job %s, sequence %d, scrape %d of %d differs (-Prometheus +Millrace):\n%s\nbodies:\n%s", s.job, i, k+1, len(s.steps), d, s.show(k))
+	for _, n := range []int{piece, 700, 40} {
+		r := newRig(t, func(c *Config) { c.StartTimestamps = startTimestamps })
+		r.piece = n
+		for i, s := range list {
+			c := *jobs[s.job]
+			l := r.newTestLoop(&c, i)
+			l.rules.timeout = interval
+			for k, step := range s.steps {
+				got := r.give(l, step, want[i][k].Time)
+				if d := gocmp.Diff(want[i][k], got, exact); d != "" {
+					t.Fatalf("job %s, sequence %d, scrape %d of %d, in pieces of %d bytes, differs (-Prometheus +Millrace):\n%s\nbodies:\n%s", s.job, i, k+1, len(s.steps), n, d, s.show(k))
+				}
 			}
 		}
 	}

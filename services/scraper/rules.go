@@ -84,9 +84,9 @@ func schemaOf(factor float64) int32 {
 }
 
 // finalLabels returns the labels of a series from those that the target exposes: with the target's own, and relabelled. Empty means that
-// the series is dropped.
-func (r *rules) finalLabels(exposed labels.Labels) labels.Labels {
-	b := labels.NewBuilder(exposed)
+// the series is dropped. b is used for the work.
+func (r *rules) finalLabels(b *labels.Builder, exposed labels.Labels) labels.Labels {
+	b.Reset(exposed)
 	var displaced []labels.Label
 	r.targetLabels.Range(func(l labels.Label) {
 		have := exposed.Get(l.Name)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	promconfig "github.com/prometheus/prometheus/config"
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/fleet"
@@ -47,6 +48,8 @@ type Config struct {
 	DictAge time.Duration
 	// StartTimestamps makes the scrape loops parse start timestamps, which replaces OpenMetrics' _created series.
 	StartTimestamps bool
+	// LoopbackIdentity makes the scrape loops ask targets on a loopback address or a Unix socket for bodies that are not compressed.
+	LoopbackIdentity bool
 	// Logger and Registerer receive the service's log lines and metrics.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -62,6 +65,7 @@ type Service struct {
 	keeper        *keeper
 	templates     *templates
 	collectors    sync.Pool
+	piece         int           // how much of a body is in memory at a time, in bytes
 	replanned     chan struct{} // wakes the watcher for a new plan
 
 	budget *publish.Budget // of frames that are not acknowledged
@@ -80,7 +84,7 @@ type Service struct {
 func New(cfg Config, system *actor.System) *Service {
 	s := &Service{
 		cfg: cfg, system: system, sources: newSources(cfg.Partitions), templates: newTemplates(), replanned: make(chan struct{}, 1),
-		scrapeMetrics: newScrapeMetrics(cfg.Registerer), budget: publish.NewBudget(cfg.MaxPendingBytes),
+		scrapeMetrics: newScrapeMetrics(cfg.Registerer), budget: publish.NewBudget(cfg.MaxPendingBytes), piece: piece,
 	}
 	s.done = s.published
 	s.metrics = newMetrics(s, cfg.Registerer)
@@ -139,7 +143,9 @@ func (s *Service) collector() *collector {
 	if c, ok := s.collectors.Get().(*collector); ok {
 		return c
 	}
-	return &collector{a: &appender{svc: s}, metrics: s.scrapeMetrics, shared: s.templates}
+	c := &collector{a: &appender{svc: s}, metrics: s.scrapeMetrics, shared: s.templates, builder: labels.NewScratchBuilder(8), final: labels.NewBuilder(labels.EmptyLabels())}
+	c.reset(&exposition{})
+	return c
 }
 
 // release takes a collector back. One whose scrape has panicked still holds its source, and what it knows of it may be wrong.

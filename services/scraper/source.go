@@ -18,13 +18,15 @@ import (
 )
 
 // source is what the scraper knows of one source: its series, numbered in the order of their first appearance, and the dictionaries that
-// hold them. Whoever collects a scrape for it holds its lock from the first sample to the commit. That is one scrape loop, and
+// hold them. Whoever collects a scrape for it has the turn from the first sample to the commit, and holds the lock but for while it waits for more of
+// the body. That is one scrape loop, and
 // briefly a second one when a target comes back while the old loop still has staleness markers to write.
 type source struct {
 	id        uint64
 	partition int
 	job       string
 
+	turn  sync.Mutex // taken before mu
 	mu    sync.Mutex
 	seq   uint64         // of the last frame
 	views map[*view]bool // of the scrape loops that append to the source

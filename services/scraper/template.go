@@ -3,7 +3,9 @@ package scraper
 import (
 	"hash/maphash"
 	"runtime"
+	"slices"
 	"sync"
+	"unsafe"
 	"weak"
 
 	"github.com/prometheus/common/model"
@@ -16,21 +18,31 @@ type template struct {
 	format format
 	text   string // the prefixes one after the other, then what follows the last sample
 	lines  []templateLine
+	groups []uint64 // for each line what [collector.group] returns; nil where start timestamps are not looked for
 }
 
 type templateLine struct {
 	end         uint32 // the prefix ends at text[end]
 	met, metEnd uint32 // text[met:metEnd] is the series as it is exposed
-	metricType  metricType
+	lineContext        // in which the line stands
+	typed       bool   // a TYPE comment in the prefix makes it so, whatever there was before
+	described   bool   // there are HELP, TYPE or UNIT comments in the prefix
 }
 
-// metricType tells of the last TYPE comment before a line what the parsers make labels depend on.
+// lineContext is what the comments before a line, wherever they stand, say of it as far as a parser makes something of that.
+type lineContext struct {
+	family uint16 // how long the name in the last comment is; 0 where start timestamps are not looked for
+	metricType
+}
+
+// metricType tells of the last TYPE comment before a line what the parsers make labels and start timestamps depend on.
 type metricType uint8
 
 const (
 	otherType metricType = iota
 	histogramType
 	summaryType
+	counterType
 )
 
 func metricTypeOf(t model.MetricType) metricType {
@@ -39,6 +51,8 @@ func metricTypeOf(t model.MetricType) metricType {
 		return histogramType
 	case model.MetricTypeSummary:
 		return summaryType
+	case model.MetricTypeCounter:
+		return counterType
 	default:
 		return otherType
 	}
@@ -59,6 +73,14 @@ func (t *template) met(k int) string { return t.text[t.lines[k].met:t.lines[k].m
 // tail is what follows the last sample.
 func (t *template) tail() string { return t.text[t.start(len(t.lines)):] }
 
+// before returns the context in which the text before line k ends.
+func (t *template) before(k int) lineContext {
+	if k == 0 {
+		return lineContext{}
+	}
+	return t.lines[k-1].lineContext
+}
+
 // templates holds all templates that are in use, to share them.
 type templates struct {
 	seed maphash.Seed
@@ -71,15 +93,15 @@ func newTemplates() *templates {
 	return &templates{seed: maphash.MakeSeed(), byHash: map[uint64]weak.Pointer[template]{}}
 }
 
-// share returns a template with the given content: one that is in use already, or a new one with a copy of it.
-func (ts *templates) share(f format, text []byte, lines []templateLine) *template {
-	hash := maphash.Bytes(ts.seed, text)
+// share returns a template with the content of a draft: one that is in use already, or a new one.
+func (ts *templates) share(f format, d *draft) *template {
+	hash := maphash.Bytes(ts.seed, d.text)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if t := ts.byHash[hash].Value(); t != nil && t.format == f && len(t.lines) == len(lines) && t.text == string(text) {
-		return t // the lines follow from the text
+	if t := ts.byHash[hash].Value(); t != nil && t.format == f && len(t.lines) == len(d.lines) && len(t.groups) == len(d.groups) && t.text == string(d.text) {
+		return t // all else follows from the text
 	}
-	t := &template{format: f, text: string(text), lines: append([]templateLine(nil), lines...)}
+	t := d.template(f)
 	ts.byHash[hash] = weak.Make(t)
 	runtime.AddCleanup(t, ts.forget, hash)
 	return t
@@ -98,48 +120,58 @@ func (ts *templates) forget(hash uint64) {
 type draft struct {
 	text   []byte
 	lines  []templateLine
+	groups []uint64 // empty where start timestamps are not looked for
 	series []uint32 // as view.series
 }
 
-// maxTemplate is the largest text of a template, in bytes. Larger bodies are read without one.
-const maxTemplate = 1 << 30
+const (
+	// maxTemplate is the largest text of a template, in bytes. Larger bodies are read without one.
+	maxTemplate = 1 << 30
+	// hugeTemplate is how large a text is that is not copied, in bytes.
+	hugeTemplate = 4 << 20
+)
 
-// copyFrom begins the draft with the first n lines of a template.
-func (d *draft) copyFrom(t *template, series []uint32, n int) {
-	d.reset()
-	if t == nil {
-		return
+// add appends a line, whose prefix ends at the present end of the text.
+func (d *draft) add(line templateLine, group uint64, grouped bool, series uint32) {
+	line.end = uint32(len(d.text))
+	d.lines = append(d.lines, line)
+	d.series = append(d.series, series)
+	if grouped {
+		d.groups = append(d.groups, group)
 	}
-	d.text = append(d.text, t.text[:t.start(n)]...)
-	d.lines = append(d.lines, t.lines[:n]...)
-	d.series = append(d.series, series[:n]...)
 }
 
-// add appends a line: the text before the series, the series, the text between the series and its value.
-func (d *draft) add(before, met, after []byte, mt metricType, series uint32) {
-	d.text = append(d.text, before...)
-	start := len(d.text)
-	d.text = append(d.text, met...)
-	end := len(d.text)
-	d.text = append(d.text, after...)
-	d.lines = append(d.lines, templateLine{end: uint32(len(d.text)), met: uint32(start), metEnd: uint32(end), metricType: mt})
-	d.series = append(d.series, series)
+// repeat appends the lines [from, to) of a template.
+func (d *draft) repeat(t *template, series []uint32, from, to int) {
+	shift := uint32(len(d.text)) - t.start(from)
+	d.text = append(d.text, t.text[t.start(from):t.start(to)]...)
+	n := len(d.lines)
+	d.lines = append(d.lines, t.lines[from:to]...)
+	if shift != 0 {
+		for i := range d.lines[n:] {
+			line := &d.lines[n+i]
+			line.end, line.met, line.metEnd = line.end+shift, line.met+shift, line.metEnd+shift
+		}
+	}
+	d.series = append(d.series, series[from:to]...)
+	if len(t.groups) > 0 {
+		d.groups = append(d.groups, t.groups[from:to]...)
+	}
 }
 
-// repeat appends line k of a template.
-func (d *draft) repeat(t *template, k int, series uint32) {
-	line := t.lines[k]
-	shift := uint32(len(d.text)) - t.start(k)
-	d.text = append(d.text, t.prefix(k)...)
-	d.lines = append(d.lines, templateLine{end: line.end + shift, met: line.met + shift, metEnd: line.metEnd + shift, metricType: line.metricType})
-	d.series = append(d.series, series)
+// template returns the draft as a template. The memory of a huge draft becomes the template's.
+func (d *draft) template(f format) *template {
+	if cap(d.text) <= hugeTemplate {
+		return &template{f, string(d.text), slices.Clone(d.lines), slices.Clone(d.groups)}
+	}
+	t := &template{f, unsafe.String(unsafe.SliceData(d.text), len(d.text)), d.lines, d.groups}
+	d.text, d.lines, d.groups = nil, nil, nil
+	return t
 }
 
-func (d *draft) reset() { d.text, d.lines, d.series = d.text[:0], d.lines[:0], d.series[:0] }
-
-// shrink frees the memory of a huge exposition.
-func (d *draft) shrink() {
-	if cap(d.text) > 4<<20 {
+func (d *draft) reset() {
+	if cap(d.text) > hugeTemplate {
 		*d = draft{}
 	}
+	d.text, d.lines, d.groups, d.series = d.text[:0], d.lines[:0], d.groups[:0], d.series[:0]
 }

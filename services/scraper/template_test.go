@@ -12,6 +12,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/textparse"
+	"github.com/prometheus/prometheus/model/value"
 )
 
 // plainLoop returns a loop with the scrape config of the job "plain".
@@ -61,13 +62,17 @@ func TestSteadyScrapesAllocateLittle(t *testing.T) {
 	r := newRig(t)
 	l := r.plainLoop(1)
 	text := recordedExposition(t, 1).text()
-	body := append(make([]byte, 0, len(text)+1), text...)
+	x := &exposition{}
+	if err := r.answer(x, step{body: text, contentType: plainText}, math.MaxInt64); err != nil {
+		t.Fatal(err)
+	}
+	defer x.close()
 	now := int64(1000)
 	scrape := func() {
 		now += 1000
 		c := r.collector()
 		c.begin(l, now)
-		if err := c.collect(body, plainText); err != nil {
+		if err := c.collect(x); err != nil {
 			t.Fatal(err)
 		}
 		c.a.rollback()
@@ -206,6 +211,29 @@ func TestValuesAreThoseOfTheParser(t *testing.T) {
 	}
 }
 
+// FuzzNumber compares with what strconv makes of the text up to a space or line break.
+func FuzzNumber(f *testing.F) {
+	for _, v := range oddValues {
+		f.Add(v)
+	}
+	for _, v := range []string{"9007199254740993", "1.7976931348623159e308", "2.2250738585072011e-308", "4.9406564584124654e-324", "6631236846766476e-316", "8.5e22", "123456789012345678e-22"} {
+		f.Add(v)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		got, end, ok := readValue([]byte(text + "\n"))
+		if !ok {
+			return // the parser has the word
+		}
+		want, err := strconv.ParseFloat(text[:end], 64)
+		if math.IsNaN(want) {
+			want = math.Float64frombits(value.NormalNaN)
+		}
+		if err != nil || math.Float64bits(got) != math.Float64bits(want) || strings.ContainsAny(text[:end], " \n") || end < len(text) && text[end] != ' ' && text[end] != '\n' {
+			t.Errorf("%q is %v up to %d; strconv has %v, %v", text, got, end, want, err)
+		}
+	})
+}
+
 func FuzzReadValue(f *testing.F) {
 	for _, v := range oddValues {
 		f.Add(v + "\n")
@@ -251,7 +279,7 @@ func FuzzTemplates(f *testing.F) {
 func (v *view) dissolve() {
 	spare := map[string]uint32{}
 	for k := range v.template.lines {
-		if v.series[k] != unknown {
+		if v.series[k] != unknown && v.series[k] != created {
 			spare[v.template.met(k)] = v.series[k]
 		}
 	}

@@ -9,9 +9,10 @@ type view struct {
 	contentType string // that has format
 
 	template *template
-	series   []uint32 // for each line of template the number of its series in the source, or dropped, or unknown
+	series   []uint32 // for each line of template the number of its series in the source, or one of the constants below
 	// spare holds the series of lines that only scrapes which failed have shown, by their text.
 	spare map[string]uint32
+	gone  goneLines
 	size  int // lines at the last success
 	meta  *metadataStore
 
@@ -26,6 +27,8 @@ const (
 	unknown = math.MaxUint32
 	// dropped stands for a line that relabelling drops.
 	dropped = math.MaxUint32 - 1
+	// created stands for a line that tells a start timestamp, and is no sample.
+	created = math.MaxUint32 - 2
 )
 
 // noTemplate is the template of a target that was not read yet.
@@ -39,7 +42,7 @@ func newView() *view {
 
 // forget drops all that refers to series of the source.
 func (v *view) forget() {
-	v.template, v.series, v.spare = noTemplate, nil, nil
+	v.template, v.series, v.spare, v.gone = noTemplate, nil, nil, goneLines{}
 	v.exposed.reset()
 	v.current.reset()
 	for i := range v.reports {
@@ -50,7 +53,7 @@ func (v *view) forget() {
 // renumber follows a compaction: numbers holds the new number of each series.
 func (v *view) renumber(numbers []uint32) {
 	number := func(i uint32) uint32 {
-		if i >= dropped {
+		if i >= created {
 			return i
 		}
 		return numbers[i]
@@ -60,6 +63,11 @@ func (v *view) renumber(numbers []uint32) {
 	}
 	for met, i := range v.spare {
 		v.spare[met] = number(i)
+	}
+	for met, i := range v.gone.lines {
+		if v.gone.lines[met] = number(i); v.gone.lines[met] == unknown {
+			delete(v.gone.lines, met)
+		}
 	}
 	for k, i := range v.reports {
 		v.reports[k] = number(i)

@@ -1,0 +1,274 @@
+package scraper
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/millrace/millrace/bench/loadgen"
+)
+
+// answers returns what a target of the load generator answers, scrape after scrape.
+func answers(b testing.TB, config loadgen.Config, accept string, n int) (list []step) {
+	b.Helper()
+	g, err := loadgen.New(config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range n {
+		request := httptest.NewRequest(http.MethodGet, "/target/0/metrics", nil)
+		request.Header.Set("Accept", accept)
+		w := httptest.NewRecorder()
+		g.ServeHTTP(w, request)
+		list = append(list, step{body: w.Body.String(), contentType: w.Header().Get("Content-Type"), status: w.Code})
+	}
+	return list
+}
+
+// openMetricsAnswers returns the text of the load generator as OpenMetrics: counters have start timestamps, every bucket an exemplar where
+// asked for, and each tenth gauge a timestamp.
+func openMetricsAnswers(b testing.TB, exemplars bool, n int) (list []step) {
+	for k, s := range answers(b, loadgen.Config{}, "", n) {
+		var w strings.Builder
+		counter, line := "", 0
+		for text := range strings.Lines(s.body) {
+			text = strings.TrimSuffix(text, "\n")
+			name, _, _ := strings.Cut(text, "{")
+			switch line++; {
+			case strings.HasPrefix(text, "# TYPE ") && strings.HasSuffix(text, " counter"):
+				counter = strings.TrimSuffix(strings.Fields(text)[2], "_total")
+				text = "# TYPE " + counter + " counter"
+			case strings.HasPrefix(text, "# TYPE "):
+				counter = ""
+			case strings.HasPrefix(text, "# HELP "):
+				text = strings.Replace(text, "_total ", " ", 1)
+			case exemplars && strings.HasSuffix(name, "_bucket"):
+				text += fmt.Sprintf(" # {trace_id=\"%032x\"} 0.25", (k+line)/4)
+			case exemplars && counter == "" && line%10 == 0:
+				text += " 1700000000.250"
+			}
+			w.WriteString(text + "\n")
+			if i := strings.LastIndexByte(text, ' '); exemplars && counter != "" && !strings.HasPrefix(text, "#") {
+				w.WriteString(strings.Replace(text[:i], "_total", "_created", 1) + " 1700000000.5\n")
+			}
+		}
+		list = append(list, step{body: w.String() + "# EOF\n", contentType: openMetrics})
+	}
+	return list
+}
+
+// benchmarkScrapes measures what it takes from a body in memory to frames at the publishers.
+func benchmarkScrapes(b *testing.B, list []step, change ...func(*Config)) {
+	r := newRig(b, change...)
+	l := r.plainLoop(1)
+	bodies, now := make([]*exposition, len(list)), int64(1_750_000_000_000)
+	scrape := func(k int) (samples int) {
+		now += 1000
+		o := outcome{}
+		l.deliver(time.Now(), now, bodies[k], &o)
+		u := r.unitOf(l.source)
+		if u == nil || o.err != nil {
+			b.Fatalf("scrape %d: %v", k, o.err)
+		}
+		return u.Samples
+	}
+	samples := 0
+	for k, s := range list {
+		bodies[k] = &exposition{}
+		if err := r.answer(bodies[k], s, math.MaxInt64); err != nil {
+			b.Fatal(err)
+		}
+		samples = max(samples, scrape(k))
+	}
+	samples, k := 0, 0
+	b.ReportAllocs()
+	before := processorTime()
+	for b.Loop() {
+		samples += scrape(k % len(list))
+		k++
+	}
+	b.ReportMetric(float64(processorTime()-before)/float64(samples), "cpu-ns/sample")
+}
+
+// processorTime is what the process has used of the processors so far, in nanoseconds. A busy machine changes it less than it does the time by the clock.
+func processorTime() int64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err) // the arguments are constants
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
+}
+
+func BenchmarkScrape(b *testing.B) {
+	startTimestamps := func(c *Config) { c.StartTimestamps = true }
+	b.Run("unchanged", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{}, "", 16)) })
+	b.Run("5%changed", func(b *testing.B) { benchmarkScrapes(b, alternating(answers(b, loadgen.Config{}, "", 16), 20)) })
+	b.Run("5%new", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{ChurnPercent: 5}, "", 256)) })
+	b.Run("allnew", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{ChurnPercent: 100}, "", 64)) })
+	b.Run("reordered", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{ReorderEvery: 1}, "", 16)) })
+	b.Run("recorded", func(b *testing.B) {
+		var list []step
+		for n := range 3 {
+			list = append(list, step{body: recordedExposition(b, n+1).text(), contentType: plainText})
+		}
+		benchmarkScrapes(b, list)
+	})
+	b.Run("openmetrics", func(b *testing.B) { benchmarkScrapes(b, openMetricsAnswers(b, false, 16)) })
+	b.Run("openmetrics/5%changed", func(b *testing.B) { benchmarkScrapes(b, alternating(openMetricsAnswers(b, false, 16), 20)) })
+	b.Run("openmetrics/exemplars", func(b *testing.B) { benchmarkScrapes(b, openMetricsAnswers(b, true, 16)) })
+	b.Run("openmetrics/starts", func(b *testing.B) { benchmarkScrapes(b, openMetricsAnswers(b, true, 16), startTimestamps) })
+	b.Run("protobuf", func(b *testing.B) {
+		benchmarkScrapes(b, answers(b, loadgen.Config{Kind: loadgen.Protobuf, Series: 100}, protobuf, 16))
+	})
+}
+
+// BenchmarkFetch is a whole scrape over HTTP, of a target that always answers the same and costs little itself.
+func BenchmarkFetch(b *testing.B) {
+	for _, encoding := range []string{"identity", "gzip", "zstd"} {
+		b.Run(encoding, func(b *testing.B) {
+			g, err := loadgen.New(loadgen.Config{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			request := httptest.NewRequest(http.MethodGet, "/target/0/metrics", nil)
+			request.Header.Set("Accept-Encoding", encoding)
+			w := httptest.NewRecorder()
+			g.ServeHTTP(w, request)
+			w.Header().Set("Content-Length", strconv.Itoa(w.Body.Len()))
+			var answer bytes.Buffer
+			answer.WriteString("HTTP/1.1 200 OK\r\n")
+			if err := w.Header().Write(&answer); err != nil {
+				b.Fatal(err)
+			}
+			answer.WriteString("\r\n")
+			answer.Write(w.Body.Bytes())
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer listener.Close()
+			go func() {
+				c, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				defer c.Close()
+				for in := bufio.NewReader(c); ; {
+					line, err := in.ReadSlice('\n')
+					if err != nil {
+						return
+					}
+					if len(line) > 2 {
+						continue
+					}
+					if _, err := c.Write(answer.Bytes()); err != nil {
+						return
+					}
+				}
+			}()
+			r := newRig(b)
+			l := r.newLoopTo(differentialConfig(b).ScrapeConfigs[0], listener.Addr().String(), 1)
+			defer l.fetch.client.CloseIdleConnections()
+			samples, at := 0, int64(1_750_000_000_000)
+			for range 2 {
+				r.visit(l, at)
+				at += 1000
+			}
+			b.ReportAllocs()
+			before := processorTime()
+			for b.Loop() {
+				samples += r.visit(l, at).Samples
+				at += 1000
+			}
+			b.ReportMetric(float64(processorTime()-before)/float64(samples), "cpu-ns/sample")
+		})
+	}
+}
+
+// BenchmarkMemory is what 100 targets of 1,000 series take.
+func BenchmarkMemory(b *testing.B) {
+	const targets = 100
+	live := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for b.Loop() {
+		list := answers(b, loadgen.Config{}, "", 3)
+		r := newRig(b)
+		before, series := live(), 0
+		var loops []*loop
+		for i := range targets {
+			l := r.plainLoop(i)
+			for k, s := range list {
+				r.give(l, s, 1_750_000_000_000+int64(k)*1000)
+			}
+			loops = append(loops, l)
+			series += len(l.source.series)
+		}
+		b.ReportMetric(float64(live()-before)/float64(series), "B/series")
+		runtime.KeepAlive(loops)
+	}
+}
+
+// alternating has every second body lack each n-th line but comments: those lines come and go.
+func alternating(list []step, n int) []step {
+	for k := 1; k < len(list); k += 2 {
+		var b strings.Builder
+		for i, line := range strings.SplitAfter(list[k].body, "\n") {
+			if i%n != 0 || strings.HasPrefix(line, "#") {
+				b.WriteString(line)
+			}
+		}
+		list[k].body = b.String()
+	}
+	return list
+}
+
+// BenchmarkGunzip is what a scrape of the same target costs before it is read.
+func BenchmarkGunzip(b *testing.B) {
+	text := answers(b, loadgen.Config{}, "", 1)[0].body
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	if _, err := io.WriteString(w, text); err != nil {
+		b.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		b.Fatal(err)
+	}
+	samples := 0
+	for line := range strings.Lines(text) {
+		if line[0] != '#' {
+			samples++
+		}
+	}
+	to := make([]byte, len(text)+1)
+	b.ReportAllocs()
+	before := processorTime()
+	for b.Loop() {
+		z := gzips.Get().(*gunzip)
+		if err := z.start(bytes.NewReader(packed.Bytes())); err != nil {
+			b.Fatal(err)
+		}
+		if n, err := io.ReadFull(z, to); n != len(text) {
+			b.Fatal(n, err)
+		}
+		z.free()
+	}
+	b.ReportMetric(float64(processorTime()-before)/float64(b.N)/float64(samples), "cpu-ns/sample")
+}

@@ -1,0 +1,221 @@
+package scraper
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/publish"
+)
+
+// visit scrapes a target over HTTP and returns what would be published.
+func (r *rig) visit(l *loop, at int64) *publish.Unit {
+	r.t.Helper()
+	l.scrape(context.Background(), time.UnixMilli(at))
+	u := r.unitOf(l.source)
+	if u == nil {
+		r.t.Fatal("a scrape left nothing")
+	}
+	return u
+}
+
+func targetAt(t testing.TB, h http.HandlerFunc) (address string) {
+	server := httptest.NewServer(h)
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+// TestEncodingsOfBodies has a target answer in each encoding that it is offered, with bodies that are fetched as a whole and in pieces.
+func TestEncodingsOfBodies(t *testing.T) {
+	var long strings.Builder
+	for i := range 3000 {
+		fmt.Fprintf(&long, "metric{n=\"%d\"} %d\n", i, i)
+	}
+	encoders := map[string]func(io.Writer) io.WriteCloser{
+		"gzip": func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"zstd": func(w io.Writer) io.WriteCloser {
+			z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return z
+		},
+	}
+	for _, encoding := range []string{"", "gzip", "zstd"} {
+		for _, n := range []int{piece, 5000} {
+			t.Run(fmt.Sprint(encoding, n), func(t *testing.T) {
+				r := newRig(t)
+				r.piece = n
+				connections := map[string]bool{}
+				l := r.newLoopTo(differentialConfig(t).ScrapeConfigs[0], targetAt(t, func(w http.ResponseWriter, req *http.Request) {
+					connections[req.RemoteAddr] = true
+					if got := req.Header.Get("Accept-Encoding"); got != "zstd,gzip" {
+						t.Errorf("the target is offered %q", got)
+					}
+					w.Header().Set("Content-Type", plainText)
+					if encoding == "" {
+						_, _ = io.WriteString(w, long.String())
+						return
+					}
+					w.Header().Set("Content-Encoding", encoding)
+					z := encoders[encoding](w)
+					_, _ = io.WriteString(z, long.String())
+					_ = z.Close()
+				}), 1)
+				defer l.fetch.client.CloseIdleConnections()
+				for k := range 4 {
+					if u := r.visit(l, int64(1000*(k+1))); u.Samples != 3005 {
+						t.Fatalf("scrape %d has %d samples: %v", k+1, u.Samples, l.target.LastError())
+					}
+				}
+				if len(connections) != 1 {
+					t.Errorf("%d connections for 4 scrapes", len(connections))
+				}
+			})
+		}
+	}
+}
+
+// TestTargetsOnTheMachineAreAskedForPlainBodies follows the option for it.
+func TestTargetsOnTheMachineAreAskedForPlainBodies(t *testing.T) {
+	for _, c := range []struct {
+		option  bool
+		address string
+		want    string
+	}{
+		{false, "127.0.0.1:80", "zstd,gzip"}, {true, "127.0.0.1:80", "identity"}, {true, "[::1]:80", "identity"}, {true, "localhost:80", "identity"}, {true, "127.1.2.3", "identity"},
+		{true, "10.0.0.1:80", "zstd,gzip"}, {true, "localhost.example:80", "zstd,gzip"},
+	} {
+		r := newRig(t, func(cfg *Config) { cfg.LoopbackIdentity = c.option })
+		l := r.newLoopTo(differentialConfig(t).ScrapeConfigs[0], c.address, 1)
+		if got := l.fetch.request.Header.Get("Accept-Encoding"); got != c.want {
+			t.Errorf("%s is offered %q, want %q (option %t)", c.address, got, c.want, c.option)
+		}
+	}
+}
+
+const (
+	hugeSeries = 500_000
+	hugeLine   = "kube_pod_status_phase{namespace=\"namespace-%d\",pod=\"deployment-%d-5d7f9c7b8-x2x4q\",uid=\"0f2d6b1e-7c1d-4e8a-9a55-%012d\",phase=\"Running\",node=\"ip-10-0-%d-%d.eu-central-1.compute.internal\"} "
+)
+
+func hugeValue(i, scrape int) float64 { return float64(i%1000*7 + scrape*i%13) }
+
+// TestHugeTargetsStreamThrough scrapes a target of half a million series, of which no copy may be made once they are known.
+func TestHugeTargetsStreamThrough(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	var scrapes, size atomic.Int64
+	address := targetAt(t, func(w http.ResponseWriter, _ *http.Request) {
+		n := int(scrapes.Add(1))
+		w.Header().Set("Content-Type", plainText)
+		w.Header().Set("Content-Encoding", "gzip")
+		z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed)
+		b := bufio.NewWriterSize(z, 1<<16)
+		fmt.Fprint(b, "# HELP kube_pod_status_phase The pods current phase.\n# TYPE kube_pod_status_phase gauge\n")
+		line, total := []byte(nil), 0
+		for i := range hugeSeries {
+			line = fmt.Appendf(line[:0], hugeLine, i/5000, i/10, i, i/256%256, i%256)
+			line = append(strconv.AppendFloat(line, hugeValue(i, n), 'f', -1, 64), '\n')
+			total += len(line)
+			_, _ = b.Write(line)
+		}
+		size.Store(int64(total))
+		_ = b.Flush()
+		_ = z.Close()
+	})
+	r := newRig(t)
+	l := r.newLoopTo(differentialConfig(t).ScrapeConfigs[0], address, 1)
+	defer l.fetch.client.CloseIdleConnections()
+	numbers := map[frame.DictID][]int{}
+	var before, after runtime.MemStats
+	for n := 1; n <= 3; n++ {
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		u := r.visit(l, int64(1000*n))
+		runtime.ReadMemStats(&after)
+		allocated := int64(after.TotalAlloc - before.TotalAlloc)
+		t.Logf("scrape %d: %d samples, body %d MB, %d MB live before, %d MB allocated, %d MB from the system", n, u.Samples, size.Load()>>20, before.HeapAlloc>>20, allocated>>20, after.Sys>>20)
+		if n > 1 && allocated > size.Load()/3 {
+			t.Errorf("scrape %d of a body of %d bytes allocates %d", n, size.Load(), allocated)
+		}
+		checkHuge(t, u, n, numbers)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	t.Logf("%d MB live, %d bytes a series", after.HeapAlloc>>20, after.HeapAlloc/hugeSeries)
+	if l.size < 50<<20 {
+		t.Errorf("the body has %d bytes", l.size)
+	}
+	runtime.KeepAlive(l)
+}
+
+// checkHuge compares all samples of a scrape. numbers remembers what the series of dictionaries are.
+func checkHuge(t *testing.T, u *publish.Unit, scrape int, numbers map[frame.DictID][]int) {
+	t.Helper()
+	for _, d := range u.Dicts {
+		if numbers[d.ID] != nil {
+			continue
+		}
+		read, err := frame.ReadDictionary(d.Msg, d.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := make([]int, len(read.Series))
+		for k := range read.Series {
+			list[k] = -1 // a report
+			if uid := read.Series[k].Labels.Get("uid"); uid != "" {
+				if list[k], err = strconv.Atoi(uid[strings.LastIndexByte(uid, '-')+1:]); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		numbers[d.ID] = list
+	}
+	var w frame.BatchWriter
+	seen := make([]bool, hugeSeries)
+	for _, f := range u.Frames {
+		w.Add(f.Data, f.Time, f.Samples)
+		for _, f := range openBatch(t, w.Seal(0)) {
+			for _, s := range f.Sections {
+				for k, v := range s.Values {
+					if s.Present != nil {
+						k = int(s.Present[k])
+					}
+					i := numbers[s.Dict][k]
+					if i < 0 {
+						continue
+					}
+					if want := hugeValue(i, scrape); seen[i] || math.Float64bits(v) != math.Float64bits(want) {
+						t.Fatalf("scrape %d: series %d is %v, want %v; seen before: %t", scrape, i, v, want, seen[i])
+					}
+					seen[i] = true
+				}
+			}
+		}
+	}
+	for i, ok := range seen {
+		if !ok {
+			t.Fatalf("scrape %d lacks series %d", scrape, i)
+		}
+	}
+}
