@@ -23,6 +23,7 @@ type partition struct {
 	ep     *endpoint
 	number int
 	log    *slog.Logger
+	part   *part // of a replay; nil for what is collected now
 
 	mb       *stream.Mailbox
 	stopping context.Context // ends when no other message is to be begun
@@ -76,7 +77,7 @@ func (p *partition) mailbox() stream.MailboxConfig {
 
 // Serve reads frames and sends them until ctx ends. What the endpoint had not taken then is read again by whoever comes next.
 func (p *partition) Serve(ctx context.Context) error {
-	mb, err := p.ep.svc.cfg.Conn.OpenMailbox(ctx, p.mailbox())
+	mb, err := p.openMailbox(ctx)
 	if err != nil {
 		return err
 	}
@@ -119,11 +120,16 @@ func (p *partition) Serve(ctx context.Context) error {
 		}
 	})
 	watching.Go(func() { p.watch(work) })
-	if err := actor.Try(func() error { return p.read(reading, work) }); err != nil {
+	if err := actor.Try(func() error { return p.readAll(reading, work) }); err != nil {
 		stop(err)
 	}
 	close(p.out)
 	shipping.Wait()
+	if p.part != nil {
+		if err := mb.Flush(work); err != nil { // without it, nobody would know that all is done
+			stop(err)
+		}
+	}
 	stop(context.Canceled)
 	watching.Wait()
 	mb.Close()
@@ -142,7 +148,7 @@ func (p *partition) Serve(ctx context.Context) error {
 func (p *partition) mark(ctx context.Context) error {
 	pos, conn := p.mb.Position(), p.ep.svc.cfg.Conn
 	p.readMark, p.marked = pos.Mark, pos.Mark != 0 || pos.Seq == 0
-	if p.marked {
+	if p.marked || p.part != nil && p.part.rec.Spec.Rejected {
 		return nil
 	}
 	msg, err := conn.Last(ctx, stream.Frames, conn.Frames(p.number))
@@ -166,7 +172,9 @@ func (p *partition) mark(ctx context.Context) error {
 	if msg.Seq <= pos.Seq {
 		p.readMark += uint64(h.Samples)
 	}
-	p.mb.Handled(pos.Seq, p.readMark)
+	if p.part == nil {
+		p.mb.Handled(pos.Seq, p.readMark)
+	}
 	return nil
 }
 
@@ -223,14 +231,13 @@ func (p *partition) next(ctx context.Context) (msg stream.Message, late bool, er
 
 // message adds the frames of one message to requests.
 func (p *partition) message(ctx context.Context, msg stream.Message) error {
-	batch, err := frame.OpenBatch(msg.Data, p.buf)
+	batch, err := p.openBatch(msg.Data)
 	if errors.Is(err, frame.ErrCorrupt) {
 		return p.skip(ctx, msg, err)
 	}
 	if err != nil {
 		return err
 	}
-	p.buf = batch.Buffer()
 	p.reading.Store(batch.MinTime)
 	p.unsent.Add(1)
 	publisher, began := stream.PublisherOf(msg.Header)
@@ -256,7 +263,16 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 			continue
 		}
 		for i := range p.frame.Sections {
-			if err := p.section(ctx, &p.frame, &p.frame.Sections[i]); err != nil {
+			s := &p.frame.Sections[i]
+			if p.part != nil {
+				if s, err = p.part.cut(ctx, p, &p.frame, s); err != nil {
+					return err
+				}
+			}
+			if s == nil {
+				continue
+			}
+			if err := p.section(ctx, &p.frame, s); err != nil {
 				return err
 			}
 		}
@@ -310,6 +326,9 @@ func (p *partition) ended(ctx context.Context, msg stream.Message) error {
 	}
 	p.current.seq, p.current.mark = msg.Seq, p.readMark
 	p.current.messages++
+	if p.part != nil {
+		p.current.progress = p.part.soFar(p)
+	}
 	return nil
 }
 
@@ -472,6 +491,9 @@ func (p *partition) begin(ctx context.Context) error {
 
 // flush hands the current request to the sending side.
 func (p *partition) flush(ctx context.Context) error {
+	if p.part != nil {
+		p.part.flushed += uint64(p.current.req.Samples())
+	}
 	select {
 	case p.out <- p.current:
 		p.current = nil
@@ -493,12 +515,12 @@ func (p *partition) ship(ctx context.Context) error {
 			}
 			p.sending.Store(x.oldest)
 			if x.req.Samples() > 0 {
-				if err := p.send(ctx, x); err != nil {
+				if err := p.bring(ctx, x); err != nil {
 					return err
 				}
 			}
 			if x.seq != 0 {
-				p.mb.HandledFrom(x.seq, x.mark, x.marks)
+				p.handled(x)
 				p.unsent.Add(-x.messages)
 			}
 			p.sending.Store(0)
