@@ -25,10 +25,12 @@ const (
 	preBits, preEntries           = 7, 128
 )
 
-// lengths and distances are what the symbols stand for without their codes (RFC 1951, section 3.2.5): base and number of extra bits.
-var lengths, distances, literals, bare = symbols()
+// distances and literals, lengths included, are what the symbols stand for without their codes (RFC 1951, section 3.2.5): base and number of extra bits. bare is for symbols that stand for
+// themselves.
+var distances, literals, bare = symbols()
 
-func symbols() (lengths, distances [32]uint32, literals [288]uint32, bare [19]uint32) {
+func symbols() (distances [32]uint32, literals [288]uint32, bare [19]uint32) {
+	var lengths [32]uint32
 	base := uint32(3)
 	for i := range 28 {
 		extra := uint32(max(i/4-1, 0))
@@ -54,7 +56,7 @@ func symbols() (lengths, distances [32]uint32, literals [288]uint32, bare [19]ui
 	for i := range bare {
 		bare[i] = uint32(i) << baseShift
 	}
-	return lengths, distances, literals, bare
+	return distances, literals, bare
 }
 
 // build makes the table of a canonical Huffman code: sizes has the bits of each symbol's code, 0 for none, and meaning its entry without the code. It reports whether the code is complete, or has
