@@ -51,7 +51,7 @@ func agents(millrace, prometheus, vmagent string) []agent {
 		}, pushArgs: []string{"--web.enable-otlp-receiver", "--web.enable-remote-write-receiver"}, pushURL: prometheusURL},
 		{name: "vmagent", binary: vmagent, scrapeOnly: true, args: func(config, data, address, endpoint string) []string {
 			return []string{"-promscrape.config=" + config, "-remoteWrite.url=" + endpoint, "-remoteWrite.tmpDataPath=" + data,
-				"-remoteWrite.forcePromProto=true", "-httpListenAddr=" + address}
+				"-remoteWrite.forcePromProto=true", "-sortLabels", "-httpListenAddr=" + address}
 		}, pushArgs: vmagentPushArgs, pushURL: vmagentURL},
 	}
 	var given []agent
@@ -99,11 +99,10 @@ func vmagentURL(protocol pusher.Protocol, address, _ string) string {
 	}
 }
 
-// vmagentPushArgs make vmagent write series with the names and about the labels that Prometheus gives them, in the order that remote_write
-// asks for. By its defaults it adds a label for each attribute of a resource, which would have it carry more than the others.
+// vmagentPushArgs make vmagent write series with the names and about the labels that Prometheus gives them. By its defaults it adds a label for each attribute of a resource, which would have it carry more than the others.
 var vmagentPushArgs = []string{
 	"-opentelemetry.usePrometheusNaming", "-opentelemetry.promoteAllResourceAttributes=false",
-	"-opentelemetry.promoteResourceAttributes=service.name,service.instance.id", "-opentelemetry.promoteScopeMetadata=false", "-sortLabels",
+	"-opentelemetry.promoteResourceAttributes=service.name,service.instance.id", "-opentelemetry.promoteScopeMetadata=false",
 }
 
 // scenario is what the agents have to do.
