@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace/millrace/bench/numbered"
 	"github.com/millrace/millrace/bench/receiver"
 )
 
@@ -118,17 +119,60 @@ func (s *stack) moreSamples(when string) {
 		}
 		return nil
 	})
+	s.t.Logf("%d scrapes are lost so far", s.report().Lost)
 }
 
 // verify fails the test if the receiver has found a defect.
 func (s *stack) verify(whole bool) {
 	s.t.Helper()
-	var r receiver.Report
+	r := s.report()
+	s.t.Logf("the receiver has %d samples of %d series; %d lost, %d reordered, %d changed, %d repeated", r.Samples, r.Series, r.Lost, r.Reordered, r.Changed, r.Repeated)
+	for _, gap := range s.gaps() {
+		s.t.Log(gap)
+	}
+	if r.Samples == 0 || r.Reordered > 0 || r.Changed > 0 || whole && r.Lost > 0 {
+		s.t.Errorf("the receiver has %d samples, %d lost, %d reordered, %d changed; examples: %+v", r.Samples, r.Lost, r.Reordered, r.Changed, r.Examples)
+	}
+}
+
+// report is what the receiver has found so far.
+func (s *stack) report() (r receiver.Report) {
+	s.t.Helper()
 	if err := getJSON(s.t.Context(), "http://"+s.address("receiver", 1, 9476)+"/report", &r); err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Logf("the receiver has %d samples of %d series; %d lost, %d reordered, %d changed, %d repeated", r.Samples, r.Series, r.Lost, r.Reordered, r.Changed, r.Repeated)
-	if r.Samples == 0 || r.Reordered > 0 || r.Changed > 0 || whole && r.Lost > 0 {
-		s.t.Errorf("examples: %+v", r.Examples)
-	}
+	return r
 }
+
+// gaps tells for each scrape of a demo target that is missing at the Prometheus what is there around it.
+func (s *stack) gaps() (gaps []string) {
+	s.t.Helper()
+	numbers, err := s.ranges(numbered.ScrapeMetric+`{job="node"}[6h]`, numbered.TargetLabel)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ups, err := s.ranges(`up{job="node"}[6h]`, numbered.TargetLabel)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for target, list := range numbers {
+		for i := 1; i < len(list); i++ {
+			a, b := list[i-1], list[i]
+			if b.value == a.value+1 {
+				continue
+			}
+			var between []string
+			for _, up := range ups[target] {
+				if !up.at.Before(a.at) && !up.at.After(b.at) {
+					between = append(between, fmt.Sprintf("%g at %s", up.value, up.at.Format(clock)))
+				}
+			}
+			gaps = append(gaps, fmt.Sprintf("%s has scrape %g at %s and then %g at %s; up is %s",
+				target, a.value, a.at.Format(clock), b.value, b.at.Format(clock), strings.Join(between, ", ")))
+		}
+	}
+	return gaps
+}
+
+// clock is how times of samples are shown.
+const clock = "15:04:05.000"

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -26,8 +27,9 @@ const (
 
 // stack is docker-compose.yml, as it is, running under a project name of its own.
 type stack struct {
-	t       *testing.T
-	project string
+	t         *recorder
+	project   string
+	addresses map[string]string // see address
 }
 
 // needsDocker skips the test where containers are not asked for, which CI always does: there, a missing Docker is a failure.
@@ -42,12 +44,13 @@ func needsDocker(t *testing.T) {
 func up(t *testing.T) *stack {
 	t.Helper()
 	needsDocker(t)
-	s := &stack{t: t, project: fmt.Sprintf("millrace-test-%d", os.Getpid())}
+	s := &stack{t: &recorder{T: t}, project: fmt.Sprintf("millrace-test-%d", os.Getpid()), addresses: map[string]string{}}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the ends of the logs:\n%s", s.logs("--tail=30"))
+			t.Logf("the last warnings and errors:\n%s", ends(s.logs()))
 		}
 		s.down()
+		s.t.repeat()
 	})
 	s.must("up", "-d", "--no-build")
 	return s
@@ -161,10 +164,15 @@ func (s *stack) logs(args ...string) string {
 	return out
 }
 
-// address returns where a port of a service's container, numbered from 1, can be reached from here.
+// address returns where a port of a service's container, numbered from 1, can be reached from here. It is asked for once: a container that is started again
+// has another one.
 func (s *stack) address(service string, index, port int) string {
 	s.t.Helper()
-	return strings.TrimSpace(s.must("port", "--index="+strconv.Itoa(index), service, strconv.Itoa(port)))
+	key := fmt.Sprintf("%s/%d/%d", service, index, port)
+	if s.addresses[key] == "" {
+		s.addresses[key] = strings.TrimSpace(s.must("port", "--index="+strconv.Itoa(index), service, strconv.Itoa(port)))
+	}
+	return s.addresses[key]
 }
 
 // eventually waits until check is content.
@@ -222,30 +230,59 @@ func getJSON(ctx context.Context, url string, into any) error {
 	return json.NewDecoder(resp.Body).Decode(into)
 }
 
-// vector asks the Prometheus for an expression's values, by a label that tells them apart.
-func (s *stack) vector(expr, label string) (map[string]float64, error) {
+// sample is one of a series, as the Prometheus has it.
+type sample struct {
+	at    time.Time
+	value float64
+}
+
+// UnmarshalJSON reads [seconds, "value"].
+func (x *sample) UnmarshalJSON(data []byte) (err error) {
+	var seconds float64
+	var text string
+	if err := json.Unmarshal(data, &[]any{&seconds, &text}); err != nil {
+		return err
+	}
+	x.at = time.UnixMilli(int64(math.Round(seconds * 1000))).UTC()
+	x.value, err = strconv.ParseFloat(text, 64)
+	return err
+}
+
+// ranges asks the Prometheus for the samples of a range of an expression's series, by a label that tells them apart.
+func (s *stack) ranges(expr, label string) (map[string][]sample, error) {
+	s.t.Helper()
 	var answer struct {
 		Data struct {
 			Result []struct {
 				Metric map[string]string
-				Value  [2]any
+				Value  *sample  // of an instant
+				Values []sample // of a range
 			}
 		}
 	}
 	address := s.address("prometheus", 1, 9090)
 	if err := getJSON(s.t.Context(), "http://"+address+"/api/v1/query?query="+url.QueryEscape(expr), &answer); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", expr, err)
 	}
-	values := map[string]float64{}
+	values := map[string][]sample{}
 	for _, r := range answer.Data.Result {
-		text, _ := r.Value[1].(string)
-		v, err := strconv.ParseFloat(text, 64)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", expr, err)
+		if r.Value != nil {
+			r.Values = []sample{*r.Value}
 		}
-		values[r.Metric[label]] = v
+		values[r.Metric[label]] = r.Values
 	}
 	return values, nil
+}
+
+// vector asks the Prometheus for an expression's values, by a label that tells them apart.
+func (s *stack) vector(expr, label string) (map[string]float64, error) {
+	s.t.Helper()
+	samples, err := s.ranges(expr, label)
+	values := map[string]float64{}
+	for name, list := range samples {
+		values[name] = list[0].value
+	}
+	return values, err
 }
 
 // are is content when an expression has these values and no others, by a label that tells them apart.

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/golang/snappy"
@@ -141,7 +140,7 @@ func pace(ctx context.Context, quit <-chan struct{}) error {
 }
 
 // state returns what was acknowledged, and ends the test where a push was refused.
-func (p *pusher) state(t *testing.T) ([]numbered.Served, error) {
+func (p *pusher) state(t *recorder) ([]numbered.Served, error) {
 	t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()

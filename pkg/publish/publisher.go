@@ -30,6 +30,8 @@ type publisher struct {
 	drops     atomic.Uint64 // units that were told that they are dropped
 	waiting   atomic.Pointer[string]
 	ended     chan struct{} // closed when nothing is published any more
+	rests     atomic.Int64  // until when the actor does not look into its mailbox, since began; 0 while it does
+	wake      chan struct{} // ends its rest
 
 	offering sync.RWMutex // held for reading by those who offer
 	stopped  bool         // nothing is taken any more
@@ -52,7 +54,7 @@ type publisher struct {
 func newPublisher(p *Publishers, partition int) *publisher {
 	return &publisher{
 		Publishers: p, partition: partition, log: p.cfg.Logger.With("partition", partition), mailbox: actor.NewMailbox[*Unit](queueLength),
-		ended: make(chan struct{}), known: map[frame.DictID]time.Time{}, storedAt: time.Now(),
+		ended: make(chan struct{}), wake: make(chan struct{}, 1), known: map[frame.DictID]time.Time{}, storedAt: time.Now(),
 	}
 }
 
@@ -68,8 +70,20 @@ func (p *publisher) offer(u *Unit) bool {
 	p.offering.RUnlock()
 	if !taken {
 		p.giveBack(u)
+		return false
 	}
-	return taken
+	if rests := p.rests.Load(); rests != 0 && (u.deadline.Sub(p.began) < time.Duration(rests) || p.bytes.Load() >= int64(p.cfg.MaxBatchBytes)) {
+		p.rouse()
+	}
+	return true
+}
+
+// rouse ends the actor's rest.
+func (p *publisher) rouse() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
 }
 
 // prepare makes a unit ready for the mailbox.
@@ -93,6 +107,7 @@ func (p *publisher) flush(ctx context.Context) {
 	if p.mailbox.Send(ctx, u) != nil {
 		return
 	}
+	p.rouse()
 	select {
 	case <-flushed:
 	case <-ctx.Done():
@@ -115,7 +130,6 @@ func (p *publisher) serve(ctx, work context.Context) error {
 			p.waiting.Store(&reason)
 			return err
 		}
-		var due <-chan time.Time
 		// What has come while a batch was on its way goes with the next one.
 		if p.batch.Size() > 0 && p.mailbox.Len() == 0 || len(p.held) >= queueLength {
 			wait := time.Until(p.deadline)
@@ -124,14 +138,29 @@ func (p *publisher) serve(ctx, work context.Context) error {
 				continue
 			}
 			linger.Reset(wait)
-			due = linger.C
+			p.rest(ctx, linger.C)
+			continue
 		}
 		select {
 		case <-ctx.Done():
 		case u := <-p.mailbox.C():
 			p.take(u)
-		case <-due:
 		}
+	}
+}
+
+// rest waits until the batch is due, or its mailbox has something that is due earlier or fills the batch. Other units that come do not wake the actor up: to take each
+// at once would cost more than to publish it.
+func (p *publisher) rest(ctx context.Context, due <-chan time.Time) {
+	p.rests.Store(max(int64(p.deadline.Sub(p.began)), 1))
+	defer p.rests.Store(0)
+	if p.mailbox.Len() > 0 { // it came before rests was there to be seen
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-due:
+	case <-p.wake:
 	}
 }
 

@@ -6,8 +6,8 @@
 //   - [Conn.Publish] stores one message and returns when JetStream has acknowledged it.
 //   - [Mailbox] is a durable mailbox: it delivers a subject's messages in order from the last position that its reader has
 //     handled, through restarts and reconnects.
+//   - [Conn.Ordered] makes the consumers that all reading goes through.
 //   - [Conn.Past] reads what a subject holds since a time, without a position.
-//   - [Conn.NextEpoch] numbers the owners of a role, so that what an earlier owner still sends can be told from the present one's.
 //
 // # Positions instead of consumer acks
 //

@@ -98,7 +98,7 @@ func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, er
 	if err := m.load(ctx, info.State); err != nil {
 		return nil, fmt.Errorf("position of %s: %w", cfg.Key, err)
 	}
-	m.oc, err = c.JS.OrderedConsumer(ctx, c.Stream(cfg.Stream), jetstream.OrderedConsumerConfig{
+	m.oc, err = c.Ordered(ctx, cfg.Stream, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{cfg.Filter}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: m.pos.Seq + 1,
 		InactiveThreshold: idleConsumer,
 	})

@@ -19,7 +19,7 @@ func (c *Conn) Past(ctx context.Context, stream, subject string, since time.Time
 	if err != nil {
 		return err
 	}
-	oc, err := c.JS.OrderedConsumer(ctx, c.Stream(stream), jetstream.OrderedConsumerConfig{
+	oc, err := c.Ordered(ctx, stream, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{subject}, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
 		InactiveThreshold: time.Minute,
 	})

@@ -19,6 +19,9 @@ import (
 // ErrMoved is returned where another reader has taken over a mailbox's position.
 var ErrMoved = errors.New("another reader has taken the position over")
 
+// ErrUnreadable is wrapped by the error for a position that is there and cannot be read.
+var ErrUnreadable = errors.New("position cannot be read")
+
 // Position is how far a reader has come.
 type Position struct {
 	// Seq is the sequence number of the last message handled.
@@ -54,12 +57,12 @@ func encodePosition(p storedPosition) []byte {
 
 func decodePosition(b []byte) (p storedPosition, err error) {
 	if len(b) == 0 || b[0] != positionVersion {
-		return p, fmt.Errorf("entry %.100x is not of version %d; it was written by a newer Millrace: upgrade this one", b, positionVersion)
+		return p, fmt.Errorf("%w: entry %.100x is not of version %d; it was written by a newer Millrace: upgrade this one", ErrUnreadable, b, positionVersion)
 	}
 	dec := msgpack.NewDecoder(bytes.NewReader(b[1:]))
 	dec.DisallowUnknownFields(true) // to pass over one, the decoder would take what memory its length claims
 	if err := dec.Decode(&p); err != nil {
-		return storedPosition{}, fmt.Errorf("entry %.100x: %w", b, err)
+		return storedPosition{}, fmt.Errorf("%w: entry %.100x: %w", ErrUnreadable, b, err)
 	}
 	return p, nil
 }
@@ -143,19 +146,38 @@ func (e *positionEntry) store(ctx context.Context, pos Position, marks []byte) e
 		e.since = time.Now().UnixMilli()
 	}
 	value := encodePosition(storedPosition{Seq: pos.Seq, Mark: pos.Mark, Marks: marks, Since: e.since, Generation: e.generation, Owner: e.owner})
-	revision, err := e.write(ctx, value)
-	if errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-		if err := e.adopt(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, conflictTime)
+	defer cancel()
+	for pause := firstConflictPause; ; pause = min(2*pause, maxConflictPause) {
+		revision, err := e.write(ctx, value)
+		if err == nil {
+			e.present, e.revision, e.written = true, revision, pos
+			return nil
+		}
+		if !errors.Is(err, jetstream.ErrKeyExists) && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 			return err
 		}
-		revision, err = e.write(ctx, value)
+		adopted, adoptErr := e.adopt(ctx)
+		switch {
+		case adoptErr != nil:
+			return adoptErr
+		case adopted:
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause):
+		}
 	}
-	if err != nil {
-		return err
-	}
-	e.present, e.revision, e.written = true, revision, pos
-	return nil
 }
+
+// What another reader has just written may not be read yet, since any replica of the bucket answers. These say how long it is waited for.
+const (
+	firstConflictPause, maxConflictPause = 10 * time.Millisecond, 500 * time.Millisecond
+
+	conflictTime = 10 * time.Second
+)
 
 func (e *positionEntry) write(ctx context.Context, value []byte) (revision uint64, err error) {
 	if e.revision == 0 {
@@ -164,20 +186,28 @@ func (e *positionEntry) write(ctx context.Context, value []byte) (revision uint6
 	return e.kv.Update(ctx, e.key, value, e.revision)
 }
 
-// adopt takes an entry at an unexpected revision as the one to write over, if this reader has written it itself.
-func (e *positionEntry) adopt(ctx context.Context) error {
+// adopt looks at the entry after a write that has met an unexpected revision. It takes the entry as the one to write over, if this reader has written it itself; if
+// another has, it returns [ErrMoved]. It reports false where it does not find what the write has met: a replica has answered that does not have it yet, or somebody has deleted the entry to
+// start afresh, and the reader that runs makes it again.
+func (e *positionEntry) adopt(ctx context.Context) (bool, error) {
 	entry, err := e.kv.Get(ctx, e.key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		e.revision = 0 // somebody has deleted it to start afresh; the reader that runs makes it again
-		return nil
+		e.revision = 0
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
+	}
+	if entry.Revision() == e.revision {
+		return false, nil
 	}
 	if have, err := decodePosition(entry.Value()); err != nil || have.Owner != e.owner {
 		close(e.lost)
-		return ErrMoved
+		return false, ErrMoved
+	}
+	if entry.Revision() < e.revision {
+		return false, nil
 	}
 	e.revision = entry.Revision()
-	return nil
+	return true, nil
 }

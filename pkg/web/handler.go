@@ -81,9 +81,6 @@ func (s *Server) routes() http.Handler {
 		handle("POST /-/reload", reload)
 		handle("PUT /-/reload", reload)
 	}
-	if s.cfg.RemoteWrite != nil {
-		handle("/api/v1/write", s.cfg.RemoteWrite) // it answers other methods itself
-	}
 	handle("GET /api/v1/targets", s.api(s.targets))
 	handle("GET /api/v1/status", s.api(s.status))
 	handle("GET /api/v1/status/config", s.api(s.statusConfig))
@@ -97,6 +94,10 @@ func (s *Server) routes() http.Handler {
 
 	other := s.metrics.instrument("other", mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.cfg.RemoteWrite != nil && r.URL.Path == "/api/v1/write" {
+			s.cfg.RemoteWrite.ServeHTTP(w, r) // it counts and answers everything itself, for senders and not for browsers
+			return
+		}
 		setSecurityHeaders(w, r)
 		if _, pattern := mux.Handler(r); pattern == "" {
 			other.ServeHTTP(w, r)

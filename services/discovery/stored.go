@@ -51,7 +51,7 @@ func (s *Service) readStored(ctx context.Context) (map[string][]storedTarget, er
 
 func (s *Service) tryReadStored(ctx context.Context) (map[string][]storedTarget, error) {
 	conn := s.cfg.Conn
-	consumer, err := conn.JS.OrderedConsumer(ctx, conn.Stream(stream.Targets), jetstream.OrderedConsumerConfig{
+	consumer, err := conn.Ordered(ctx, stream.Targets, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{conn.AllTargets()}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy, InactiveThreshold: time.Minute,
 	})
 	if err != nil {

@@ -27,7 +27,7 @@ type builder struct {
 
 // frames makes the frames of a source's samples, which stand in the order of their series' numbers and then of time. The caller holds the source's lock.
 func (b *builder) frames(s *source, list []sample, u *publish.Unit) {
-	if slices.ContainsFunc(list, func(x sample) bool { return x.round > 0 }) {
+	if inRounds(list) {
 		// A section has at most one float of a series.
 		slices.SortStableFunc(list, func(x, y sample) int {
 			return cmp.Or(cmp.Compare(x.round, y.round), cmp.Compare(x.ser.number, y.ser.number))
@@ -59,6 +59,16 @@ func (b *builder) frames(s *source, list []sample, u *publish.Unit) {
 		list = list[n:]
 	}
 	b.close(s, u)
+}
+
+// inRounds reports whether a series has several samples.
+func inRounds(list []sample) bool {
+	for i := range list {
+		if list[i].round > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // section adds the samples of one dictionary's series, at most one for each.

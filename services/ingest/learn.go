@@ -182,6 +182,9 @@ func (r *request) learnPoints(m *metric, numbers []int, first int) bool {
 			return true
 		}
 		if e := r.entryOf(m, got[:size]); e != nil {
+			if len(p.apart) == 0 {
+				e.size = p.to - p.from
+			}
 			r.svc.registry.remember(m.key.with(p.identity(r.svc.hash)), e, r.now)
 			r.addPoint(m, p, e, first+n)
 		}

@@ -39,6 +39,7 @@ type shard struct {
 // entry is what is known of a point: the series of its samples, in the order in which they are translated.
 type entry struct {
 	key    key
+	size   int // of the bytes of its labels or attributes; 0 where they do not stand together
 	series []*series
 	seen   atomic.Int64          // in seconds
 	next   atomic.Pointer[entry] // the point that came after it the last time

@@ -165,7 +165,7 @@ func (r *request) entryV2(meta *writev2.Metadata) (*entry, error) {
 	if meta.Type == 0 && m.Help == "" && m.Unit == "" {
 		m = metadata.Metadata{}
 	}
-	return r.learnLabels(k, ls, m)
+	return r.learnLabels(k, 0, ls, m)
 }
 
 // labelsV2 makes a label set of symbols, whose references were looked at before.

@@ -350,19 +350,34 @@ func (r *request) attach(s *source, g *gather, list []sample) []sample {
 // judge sorts the samples by series and returns those to take: not those that are refused, and not those that are taken already.
 func (r *request) judge(s *source, g *gather) []sample {
 	list := g.samples
-	if !slices.IsSortedFunc(list, byNumber) {
-		slices.SortStableFunc(list, byNumber)
+	for i := 1; i < len(list); i++ {
+		if list[i].ser.number < list[i-1].ser.number {
+			slices.SortStableFunc(list, byNumber)
+			break
+		}
 	}
-	kept := list[:0]
+	kept := 0
 	for i := 0; i < len(list); {
 		n := i + 1
 		for n < len(list) && list[n].ser == list[i].ser {
 			n++
 		}
-		kept = r.judgeSeries(s, g, list[i:n], kept)
+		if n == i+1 && r.plain(&list[i]) {
+			if kept < i {
+				list[kept] = list[i]
+			}
+			kept++
+		} else {
+			kept = len(r.judgeSeries(s, g, list[i:n], list[:kept]))
+		}
 		i = n
 	}
-	return kept
+	return list[:kept]
+}
+
+// plain reports whether a sample that is the only one of its series in the request is taken as it is, which judgeSeries would say as well: it is newer than the others, and has no exemplars.
+func (r *request) plain(x *sample) bool {
+	return x.t > x.ser.last && x.t <= r.maxTime && len(x.exs) == 0
 }
 
 func byNumber(a, b sample) int { return cmp.Compare(a.ser.number, b.ser.number) }

@@ -5,10 +5,12 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"time"
 )
 
-// tuneGC keeps the garbage collector cheap for small heaps and tight for large ones: before it is collected, a heap may grow by gcRoom, or
-// by gcLeast percent where that is more. What the heap does not need for that goes back to the system at once, by a memory limit that
+// tuneGC keeps the garbage collector cheap for small heaps and tight for large ones: before it is collected, a heap may grow by a room, or
+// by gcLeast percent where that is more. The room follows the garbage: it grows where collections come soon one after the other, and shrinks where they are rare, which is so
+// where nothing but scraping is done. What the heap does not need for that goes back to the system at once, by a memory limit that
 // follows what is in use; by itself the runtime keeps a tenth of the heap for later. Both are set anew after every
 // collection, since a heap that grows fast, as at the start, would otherwise be allowed to grow by a multiple. Where the environment
 // sets GOGC or GOMEMLIMIT, that holds.
@@ -16,26 +18,42 @@ func tuneGC() {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	adjustGC()
-	runtime.SetFinalizer(&afterGC{}, (*afterGC).collected)
-}
-
-const (
-	gcRoom  = 16 << 20 // bytes
-	gcLeast = 7        // percent
-	gcMost  = 400      // percent
-	gcSlack = 8 << 20  // least bytes between what a heap at its goal takes and the memory limit
-)
-
-// afterGC is garbage from the beginning, so that its finalizer runs after the next collection.
-type afterGC struct{ _ byte }
-
-func (a *afterGC) collected() {
-	adjustGC()
+	a := &afterGC{room: gcRoomFirst, at: time.Now()}
+	a.adjust()
 	runtime.SetFinalizer(a, (*afterGC).collected)
 }
 
-func adjustGC() {
+const (
+	gcRoomFirst = 16 << 20 // bytes
+	gcRoomLeast = 8 << 20
+	gcRoomMost  = 32 << 20
+	gcSoon      = 4 * time.Second
+	gcRare      = 20 * time.Second
+	gcLeast     = 7       // percent
+	gcMost      = 400     // percent
+	gcSlack     = 8 << 20 // least bytes between what a heap at its goal takes and the memory limit
+)
+
+// afterGC is garbage from the beginning, so that its finalizer runs after the next collection.
+type afterGC struct {
+	room uint64
+	at   time.Time // of the last collection
+}
+
+func (a *afterGC) collected() {
+	since := time.Since(a.at)
+	a.at = a.at.Add(since)
+	switch {
+	case since < gcSoon:
+		a.room = min(2*a.room, gcRoomMost)
+	case since > gcRare:
+		a.room = max(a.room/2, gcRoomLeast)
+	}
+	a.adjust()
+	runtime.SetFinalizer(a, (*afterGC).collected)
+}
+
+func (a *afterGC) adjust() {
 	read := func(s []metrics.Sample, name string) uint64 {
 		for i := range s {
 			if s[i].Name == name && s[i].Value.Kind() == metrics.KindUint64 {
@@ -51,7 +69,7 @@ func adjustGC() {
 	)
 	s := []metrics.Sample{{Name: live}, {Name: unused}, {Name: free}, {Name: objects}, {Name: released}, {Name: total}}
 	metrics.Read(s)
-	percent := min(max(gcRoom*100/max(read(s, live), 1), gcLeast), gcMost)
+	percent := min(max(a.room*100/max(read(s, live), 1), gcLeast), gcMost)
 	debug.SetGCPercent(int(percent))
 	goal := read(s, live) * (100 + percent) / 100
 	rest := read(s, total) - read(s, objects) - read(s, unused) - read(s, free) - read(s, released)

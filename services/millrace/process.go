@@ -143,6 +143,9 @@ func (p *process) load() (*config.Config, error) {
 // settleTime is how long after the start the code of the start is not needed any more.
 const settleTime = 5 * time.Second
 
+// retryPause is the time between tries of the start at what NATS does not do yet.
+const retryPause = 2 * time.Second
+
 // serve brings the process up in order, runs it, and takes it down in the reverse order: services first, the embedded server last.
 func (p *process) serve(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
@@ -321,7 +324,7 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(2 * time.Second):
+		case <-time.After(retryPause):
 		}
 	}
 }
@@ -396,8 +399,8 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 			Logger: p.log.With("service", "writer"), Registerer: p.reg,
 		}, p.system)
 	}
-	if err := p.apply(ctx, p.cfg.Load().Config); err != nil {
-		return usageError{fmt.Errorf("applying the configuration: %w", err)}
+	if err := p.firstApply(ctx); err != nil {
+		return err
 	}
 	p.reloading.Lock()
 	defer p.reloading.Unlock()
@@ -410,6 +413,26 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 		}
 	}
 	return p.openDoors()
+}
+
+// firstApply gives the services the configuration. While NATS does not store where the endpoints begin, it tries again.
+func (p *process) firstApply(ctx context.Context) error {
+	for {
+		err := p.apply(ctx, p.cfg.Load().Config)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, writer.ErrNotStored):
+			return usageError{fmt.Errorf("applying the configuration: %w", err)}
+		}
+		p.wait("NATS to store where the endpoints begin")
+		p.log.Warn("Cannot store where the endpoints begin, trying again", "err", err)
+		select {
+		case <-ctx.Done():
+			return endOr(ctx, err)
+		case <-time.After(retryPause):
+		}
+	}
 }
 
 // orNil makes a nil pointer a nil actor.

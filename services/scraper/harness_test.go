@@ -134,6 +134,23 @@ func (r *rig) value(name string) float64 {
 	return 0
 }
 
+// running returns how many actors of a kind run.
+func (r *rig) running(kind string) int {
+	r.t.Helper()
+	families, err := r.reg.Gather()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == "millrace_actors" && m.GetLabel()[0].GetValue() == kind {
+				return int(m.GetGauge().GetValue())
+			}
+		}
+	}
+	return 0
+}
+
 // server is an embedded NATS server with the streams.
 func server(t *testing.T) *stream.Conn {
 	t.Helper()

@@ -31,10 +31,11 @@ type keeper struct {
 	changed map[*source]bool // not stored yet
 	order   []*source        // the same, the oldest first
 	taken   []int            // shards to look for orphans in
+	wake    chan struct{}    // something has changed
 }
 
 func newKeeper(s *Service) *keeper {
-	return &keeper{svc: s, log: s.cfg.Logger, changed: map[*source]bool{}}
+	return &keeper{svc: s, log: s.cfg.Logger, changed: map[*source]bool{}, wake: make(chan struct{}, 1)}
 }
 
 // Sources are stored one at a time, at most storedRate a second.
@@ -45,10 +46,9 @@ const orphanGrace = 30 * time.Second
 
 // Serve stores what has changed until ctx ends.
 func (k *keeper) Serve(ctx context.Context) error {
-	tick, refresh := time.NewTicker(time.Second/storedRate), time.NewTicker(max(k.svc.cfg.DictAge/8, time.Second))
-	defer tick.Stop()
+	refresh := time.NewTicker(max(k.svc.cfg.DictAge/8, time.Second))
 	defer refresh.Stop()
-	var orphans <-chan time.Time
+	var orphans, pace <-chan time.Time
 	var shards []int
 	for {
 		select {
@@ -62,25 +62,46 @@ func (k *keeper) Serve(ctx context.Context) error {
 			for _, s := range k.svc.sources.olderThan(k.svc.cfg.DictAge / 2) {
 				k.note(s)
 			}
-		case <-tick.C:
+		case <-k.wake:
+		case <-pace:
+			pace = nil
+			k.storeNext(ctx)
 		}
 		k.mu.Lock()
 		if len(k.taken) > 0 {
 			shards, k.taken = append(shards, k.taken...), nil
 			orphans = time.After(orphanGrace)
 		}
-		var next *source
-		if len(k.order) > 0 {
-			next, k.order = k.order[0], k.order[1:]
-			delete(k.changed, next)
+		if pace == nil && len(k.order) > 0 {
+			pace = time.After(time.Second / storedRate)
 		}
 		k.mu.Unlock()
-		if next != nil {
-			if err := k.store(ctx, next); err != nil && ctx.Err() == nil {
-				k.log.Debug("Cannot store what is known of a source, trying again", "source", fmt.Sprintf("%016x", next.id), "err", err)
-				k.note(next)
-			}
-		}
+	}
+}
+
+// storeNext stores the source that has waited longest.
+func (k *keeper) storeNext(ctx context.Context) {
+	k.mu.Lock()
+	var next *source
+	if len(k.order) > 0 {
+		next, k.order = k.order[0], k.order[1:]
+		delete(k.changed, next)
+	}
+	k.mu.Unlock()
+	if next == nil {
+		return
+	}
+	if err := k.store(ctx, next); err != nil && ctx.Err() == nil {
+		k.log.Debug("Cannot store what is known of a source, trying again", "source", fmt.Sprintf("%016x", next.id), "err", err)
+		k.note(next)
+	}
+}
+
+// rouse makes the actor look at what has changed.
+func (k *keeper) rouse() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -91,6 +112,7 @@ func (k *keeper) note(s *source) {
 	if !k.changed[s] {
 		k.changed[s] = true
 		k.order = append(k.order, s)
+		k.rouse()
 	}
 }
 
@@ -366,6 +388,7 @@ func (k *keeper) lookForOrphans(shards []int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.taken = append(k.taken, shards...)
+	k.rouse()
 }
 
 // endOrphans ends the series of sources that nobody scrapes any more.

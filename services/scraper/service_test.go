@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -33,8 +34,28 @@ type bed struct {
 	text     atomic.Pointer[string]
 	status   atomic.Int64 // of the exporter's answers, if it is not 200
 	hanging  atomic.Int64 // requests with a timeout of 5 s, which the exporter does not answer
+	marks    marks
 	global   promconfig.GlobalConfig
 	stop     func()
+}
+
+// marks are the values of the header Mark that requests to the exporter had, in the order in which they came.
+type marks struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (m *marks) note(req *http.Request) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.list = append(m.list, req.Header.Get("Mark"))
+}
+
+// all returns the marks so far; "" stands for a request without one.
+func (m *marks) all() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.list)
 }
 
 func newBed(t *testing.T, jobs ...string) *bed {
@@ -44,6 +65,7 @@ func newBed(t *testing.T, jobs ...string) *bed {
 	f.text.Store(&text)
 	f.exporter = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		f.scrapes.Add(1)
+		f.marks.note(req)
 		if req.Header.Get("X-Prometheus-Scrape-Timeout-Seconds") == "5" {
 			f.hanging.Add(1)
 			<-req.Context().Done()

@@ -211,7 +211,7 @@ func (w *watcher) read(ctx context.Context) (messages chan message, u unread, st
 	if len(filters) == stream.Shards {
 		filters = []string{conn.AllTargets()}
 	}
-	oc, err := conn.JS.OrderedConsumer(ctx, conn.Stream(stream.Targets), jetstream.OrderedConsumerConfig{
+	oc, err := conn.Ordered(ctx, stream.Targets, jetstream.OrderedConsumerConfig{
 		FilterSubjects: filters, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
 	})
 	if err != nil {

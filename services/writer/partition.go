@@ -181,7 +181,7 @@ func (p *partition) read(ctx, work context.Context) error {
 				return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
 			}
 		}
-		if late || p.current != nil && !p.mayGrow(msg.Pending) {
+		if late || p.current != nil && !time.Now().Before(p.deadline()) {
 			if err := p.flush(work); err != nil {
 				return err
 			}
@@ -190,14 +190,8 @@ func (p *partition) read(ctx, work context.Context) error {
 	}
 }
 
-// fillTime is how long a small request waits for more where nothing more is to be read: pushes come in small messages, and a request costs as much as several hundred samples.
+// fillTime is how long a request that is not full waits for more: pushes come in small messages, and a request costs as much as several hundred samples.
 const fillTime = 200 * time.Millisecond
-
-// mayGrow reports whether the current request is to wait for more, where so many messages are to be read.
-func (p *partition) mayGrow(pending uint64) bool {
-	small := p.current.req.Samples() < p.ep.cfg.QueueConfig.MaxSamplesPerSend/2
-	return (small || pending > 0) && time.Now().Before(p.deadline())
-}
 
 // deadline is when the current request is to be sent, however little it holds.
 func (p *partition) deadline() time.Time {

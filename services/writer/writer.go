@@ -64,6 +64,9 @@ func New(cfg Config, system *actor.System) *Service {
 	return s
 }
 
+// ErrNotStored is wrapped by an error of [Service.ApplyConfig] that may pass by itself: NATS does not store where an endpoint begins.
+var ErrNotStored = errors.New("where it begins cannot be stored")
+
 // ApplyConfig sets the endpoints. Those that have not changed go on; others stop, and begin again at the position that they had reached. An error
 // leaves all as they were. It waits until ctx ends for endpoints to stop.
 func (s *Service) ApplyConfig(ctx context.Context, endpoints []Endpoint) error {
@@ -83,7 +86,11 @@ func (s *Service) ApplyConfig(ctx context.Context, endpoints []Endpoint) error {
 		}
 		// From here on the endpoint gets everything, whether or not its actors run already.
 		for _, p := range e.partitions {
-			if err := s.cfg.Conn.MakePosition(ctx, p.mailbox()); err != nil {
+			err := s.cfg.Conn.MakePosition(ctx, p.mailbox())
+			if err != nil && !errors.Is(err, stream.ErrUnreadable) {
+				err = fmt.Errorf("%w: %w", ErrNotStored, err)
+			}
+			if err != nil {
 				return fmt.Errorf("endpoint %q: %w", cfg.Name, err)
 			}
 		}

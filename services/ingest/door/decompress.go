@@ -10,8 +10,9 @@ import (
 	"runtime"
 
 	"github.com/golang/snappy"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/millrace/millrace/pkg/inflate"
 )
 
 // coding is how a body is compressed.
@@ -48,7 +49,7 @@ const maxWindow = 8 << 20
 // decompressor holds the states that decompressing needs, for one body at a time.
 type decompressor struct {
 	src  bytes.Reader
-	gzip *gzip.Reader
+	gzip *inflate.Reader
 	zstd *zstd.Decoder
 }
 
@@ -87,7 +88,7 @@ func (d decompressors) decompress(ctx context.Context, how coding, packed []byte
 	var hint int64
 	var err error
 	if how == gzipped {
-		r, err = one.openGzip()
+		r = one.openGzip()
 		hint = gzipHint(packed)
 	} else {
 		r, err = one.openZstd()
@@ -105,11 +106,12 @@ func (d decompressors) decompress(ctx context.Context, how coding, packed []byte
 	return fmt.Errorf("%w %s data: %w", errCorrupt, how, err)
 }
 
-func (d *decompressor) openGzip() (io.Reader, error) {
+func (d *decompressor) openGzip() io.Reader {
 	if d.gzip == nil {
-		d.gzip = new(gzip.Reader)
+		d.gzip = inflate.NewReader()
 	}
-	return d.gzip, d.gzip.Reset(&d.src)
+	d.gzip.Reset(&d.src)
+	return d.gzip
 }
 
 func (d *decompressor) openZstd() (io.Reader, error) {
