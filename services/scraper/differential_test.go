@@ -112,10 +112,10 @@ with_time 5 1700000000000
 `, "\n")},
 	{openMetrics, strings.SplitAfter(`# HELP requests The requests.
 # TYPE requests counter
-# UNIT requests requests
 requests_total{code="200"} 1027 # {trace_id="abc"} 0.67
 requests_created{code="200"} 1600000000.5
 # TYPE latency_seconds histogram
+# UNIT latency_seconds seconds
 latency_seconds_bucket{le="0.1"} 5 # {trace_id="def"} 0.05 1520879607.789
 latency_seconds_bucket{le="1"} 9
 latency_seconds_bucket{le="+Inf"} 10

@@ -57,7 +57,7 @@ func (c *collector) text(id uint32) string {
 func (c *collector) find(met []byte) uint32 {
 	if k := c.next; k < len(c.old.lines) && c.old.met(k) == string(met) {
 		c.next++
-		if c.view.series[k] != unknown {
+		if series := c.view.series[k]; series != unknown && series != created { // a failed scrape may have had it as a series
 			return uint32(k)
 		}
 	}

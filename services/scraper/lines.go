@@ -108,6 +108,7 @@ func (c *collector) matchRun(f format) {
 		default:
 			at++
 			c.total++
+			c.exs = c.exs[:0]
 			c.takeKnown(k, series, scraped{t: c.now, v: value}, false)
 		}
 		c.at = at

@@ -287,7 +287,7 @@ func compareWithPrometheus(t testing.TB, cfg *promconfig.Config, list []sequence
 func (s *sequence) show(k int) string {
 	var b strings.Builder
 	for i := max(0, k-2); i <= k; i++ {
-		fmt.Fprintf(&b, "--- scrape %d: status %d, %s\n%.4000q\n", i+1, s.steps[i].status, s.steps[i].contentType, s.steps[i].body)
+		fmt.Fprintf(&b, "--- scrape %d: status %d, cut %d, %s\n%.4000q\n", i+1, s.steps[i].status, s.steps[i].cut, s.steps[i].contentType, s.steps[i].body)
 	}
 	return b.String()
 }
