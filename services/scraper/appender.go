@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"unicode/utf8"
+	"unique"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
@@ -95,17 +96,19 @@ func (a *appender) begin(src *source) {
 // number returns the number of the series with the given labels, which becomes a new one where the source does not have it.
 func (a *appender) number(ls labels.Labels, opts *storage.AOptions) (uint32, error) {
 	s := a.src
-	if i, ok := s.find(ls); ok {
+	k := s.hasher.key(ls)
+	if i, ok := s.find(k); ok {
 		return i, nil
 	}
 	ls = ls.WithoutEmpty()
 	if err := checkLabels(ls); err != nil {
 		return 0, err
 	}
-	if i, ok := s.find(ls); ok {
+	k = s.hasher.key(ls)
+	if i, ok := s.find(k); ok {
 		return i, nil
 	}
-	return s.add(ls, s.familyOf(opts)), nil
+	return s.add(k, unsealed{labels: ls}, s.numberOf(unique.Make(describe(ls.Get(model.MetricNameLabel), opts)))), nil
 }
 
 // append takes one sample of a series and returns the series' number now. It returns the errors that Prometheus's storage returns: out of

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/textparse"
@@ -317,13 +318,13 @@ func (c *collector) offer(series uint32, x scraped) (uint32, error) {
 	opts := &c.opts
 	*opts = storage.AOptions{Exemplars: c.exs}
 	if series == unknown {
-		c.describe(c.ls, opts)
+		c.describe(c.ls.Get(model.MetricNameLabel), opts)
 		var err error
 		if series, err = c.a.number(c.ls, opts); err != nil {
 			return unknown, err
 		}
 	} else if c.redescribe {
-		c.describe(c.a.src.series[c.a.src.resolve(series)].labels, opts)
+		c.describe(c.a.src.metricOf(c.a.src.resolve(series)).name, opts)
 	}
 	return c.a.append(series, x, opts)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -204,6 +205,32 @@ func (a *testAppender) Rollback() error {
 	a.begun()
 	a.rollback()
 	return nil
+}
+
+// labelsOf returns the labels of all entries of a source.
+func labelsOf(t testing.TB, s *source) []labels.Labels {
+	t.Helper()
+	var list []labels.Labels
+	for _, d := range s.dicts {
+		read, err := frame.ReadDictionary(d.msg, d.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range read.Series {
+			list = append(list, read.Series[i].Labels)
+		}
+	}
+	rest := slices.Clone(s.unsealed)
+	if err := s.unpack(rest); err != nil {
+		t.Fatal(err)
+	}
+	for i := range rest {
+		list = append(list, rest[i].labels)
+	}
+	if len(list) != len(s.series) {
+		t.Fatalf("labels of %d entries, there are %d", len(list), len(s.series))
+	}
+	return list
 }
 
 // runPublishers runs the publishers; the result stops them.

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unique"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/value"
 	"github.com/prometheus/prometheus/storage"
 	"github.com/vmihailenco/msgpack/v5"
@@ -326,19 +329,14 @@ func (k *keeper) tryRestore(ctx context.Context, s *source, v *view) error {
 		return err
 	}
 	conn := k.svc.cfg.Conn
-	var dicts []*frame.Dictionary
-	var messages [][]byte
+	var dicts []dict
 	for b := r.Dicts; len(b) > 0; b = b[16:] {
 		id := frame.DictID(b[:16])
 		msg, err := conn.Last(ctx, stream.Dicts, conn.Dict(s.partition, id))
 		if err != nil {
 			return err
 		}
-		d, err := frame.ReadDictionary(msg.Data, id)
-		if err != nil {
-			return err
-		}
-		dicts, messages = append(dicts, d), append(messages, msg.Data)
+		dicts = append(dicts, dict{id: id, msg: msg.Data})
 	}
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -347,19 +345,11 @@ func (k *keeper) tryRestore(ctx context.Context, s *source, v *view) error {
 	if len(s.series) > 0 {
 		return nil // a scrape was faster
 	}
-	for n, d := range dicts {
-		start := len(s.series)
-		for i := range d.Series {
-			x := &d.Series[i]
-			f := family{x.Family, x.Metadata}
-			number, ok := s.index[f]
-			if !ok {
-				number = s.addFamily(f)
-			}
-			s.add(x.Labels, number)
+	for _, d := range dicts {
+		if err := s.restore(d); err != nil {
+			s.clear()
+			return err
 		}
-		s.dicts = append(s.dicts, dict{id: d.ID, start: start, n: len(d.Series), msg: messages[n]})
-		s.sealed = len(s.series)
 	}
 	for i := range min(s.sealed, 8*len(r.Live)) {
 		if r.Live[i/8]&(1<<(i%8)) != 0 {
@@ -372,12 +362,30 @@ func (k *keeper) tryRestore(ctx context.Context, s *source, v *view) error {
 	return nil
 }
 
+// restore adds the series of a dictionary.
+func (s *source) restore(d dict) error {
+	read, err := frame.ReadDictionary(d.msg, d.id)
+	if err != nil {
+		return err
+	}
+	s.series = slices.Grow(s.series, len(read.Series))
+	for i := range read.Series {
+		x := &read.Series[i]
+		m := unique.Make(metric{x.Labels.Get(model.MetricNameLabel), x.Family, x.Metadata})
+		s.enter(s.hasher.key(x.Labels), s.numberOf(m))
+	}
+	d.start, d.n = s.sealed, len(read.Series)
+	s.dicts = append(s.dicts, d)
+	s.sealed = len(s.series)
+	return nil
+}
+
 // isReport reports whether a series is one that tells of the scrape itself.
 func (s *source) isReport(i uint32) bool {
-	name := s.series[i].labels.Get("__name__")
+	m := s.metricOf(i)
 	for k := range reportSamples {
-		if reportSamples[k].name == name && s.families[s.series[i].family].name == name {
-			return s.families[s.series[i].family].Help == reportSamples[k].help
+		if reportSamples[k].name == m.name && m.family == m.name {
+			return m.Help == reportSamples[k].help
 		}
 	}
 	return false

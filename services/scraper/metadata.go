@@ -8,7 +8,6 @@ import (
 	"unsafe"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/model/textparse"
 	"github.com/prometheus/prometheus/storage"
@@ -92,9 +91,9 @@ var suffixes = []struct {
 	{"_info", []model.MetricType{model.MetricTypeInfo}},
 }
 
-// describe adds to opts what the target says of the family of a series.
-func (m *metadataStore) describe(ls labels.Labels, opts *storage.AOptions) {
-	name := ls.Get(model.MetricNameLabel)
+// describe adds to opts what the target says of the family of the series with a name.
+func (m *metadataStore) describe(series string, opts *storage.AOptions) {
+	name := series
 	f, ok := m.families[name]
 	for i := 0; !ok && i < len(suffixes); i++ {
 		base, cut := strings.CutSuffix(name, suffixes[i].suffix)
@@ -105,7 +104,7 @@ func (m *metadataStore) describe(ls labels.Labels, opts *storage.AOptions) {
 		f, ok = m.families[base]
 		ok = ok && slices.Contains(suffixes[i].types, f.Type)
 		if !ok {
-			name = ls.Get(model.MetricNameLabel)
+			name = series
 		}
 	}
 	if ok {
@@ -113,8 +112,8 @@ func (m *metadataStore) describe(ls labels.Labels, opts *storage.AOptions) {
 	}
 }
 
-// describe adds to opts what the target says of the family of a series. In a text format, it looks at the last comments before the line first.
-func (c *collector) describe(ls labels.Labels, opts *storage.AOptions) {
+// describe adds to opts what the target says of the family of the series with a name. In a text format, it looks at the last comments before the line first.
+func (c *collector) describe(name string, opts *storage.AOptions) {
 	c.needMetadata()
 	if !c.metaAll && c.block < c.commented {
 		c.block = c.commented
@@ -125,14 +124,14 @@ func (c *collector) describe(ls labels.Labels, opts *storage.AOptions) {
 		}
 		c.meta.read(c.format, d.text[from:d.lines[c.block].met])
 	}
-	c.meta.describe(ls, opts)
+	c.meta.describe(name, opts)
 	if c.metaAll || opts.MetricFamilyName != "" && opts.Metadata.Type != model.MetricTypeUnknown && opts.Metadata.Help != "" && !c.redescribe {
 		return
 	}
 	c.metaAll = true
 	c.meta.read(c.format, c.draft.text)
 	c.meta.read(c.format, c.body[c.at:])
-	c.meta.describe(ls, opts)
+	c.meta.describe(name, opts)
 }
 
 func (c *collector) needMetadata() {

@@ -324,9 +324,12 @@ func (m *modelTest) commit(s *modelScrape) (left int) {
 
 // forget drops what a compaction may have dropped: series that the scrape did not expose.
 func (m *modelTest) forget(s *modelScrape) {
+	have := map[string]bool{}
+	for _, ls := range labelsOf(m.t, m.src) {
+		have[ls.String()] = true
+	}
 	for key := range m.model.series {
-		i := slices.IndexFunc(m.src.series, func(st seriesState) bool { return st.labels.String() == key })
-		if i >= 0 {
+		if have[key] {
 			continue
 		}
 		if s.live[key] {

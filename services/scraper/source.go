@@ -4,13 +4,12 @@ import (
 	"math"
 	"math/bits"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
+	"unique"
 
 	"github.com/prometheus/prometheus/model/exemplar"
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/storage"
 
@@ -36,12 +35,16 @@ type source struct {
 	storedAt time.Time // when the keeper last stored it
 	left     []byte    // its record when its loops began to leave for another process
 
-	series   []seriesState
-	table    []uint32 // open-addressed hash of the label sets: number of the series + 1
-	families []family
-	index    map[family]uint32
+	hasher  hasher
+	series  []seriesState
+	table   []uint32 // open-addressed hash of the label sets: number of the series + 1
+	metrics []unique.Handle[metric]
+	index   map[unique.Handle[metric]]uint32
+
 	dicts    []dict
-	sealed   int // series[:sealed] stand in dicts
+	sealed   int        // series[:sealed] stand in dicts, and nowhere else are their labels
+	unsealed []unsealed // the labels of series[sealed:]
+	former   []dict     // those before the last compaction, until the series that it has left stand in new ones
 
 	explicit  map[uint32]uint64            // value bits of series whose last sample is a float with a timestamp of its own
 	exemplars map[uint32]exemplar.Exemplar // the newest of each series
@@ -52,29 +55,23 @@ type source struct {
 }
 
 type seriesState struct {
-	labels labels.Labels
+	key    key   // of its labels
 	last   int64 // timestamp of the last committed sample
-	family uint32
+	metric uint32
 	moved  uint32 // number + 1 of the entry that has taken this one's place
 }
 
-type family struct {
-	name string
+// metric is the name of a series, and the name and metadata of its family where they are known. Sources share what they have in common.
+type metric struct {
+	name, family string
 	metadata.Metadata
-}
-
-// dict is a published, or about to be published, dictionary: series[start:start+n].
-type dict struct {
-	id       frame.DictID
-	start, n int
-	msg      []byte
 }
 
 // minTime is the last timestamp of a series that has no sample yet.
 const minTime = math.MinInt64
 
-func newSource(id uint64, partition int, job string) *source {
-	s := &source{id: id, partition: partition, job: job, views: map[*view]bool{}}
+func newSource(id uint64, partition int, job string, h hasher) *source {
+	s := &source{id: id, partition: partition, job: job, hasher: h, views: map[*view]bool{}}
 	s.clear()
 	return s
 }
@@ -93,11 +90,12 @@ func (s *source) described(i uint32, opts *storage.AOptions) uint32 {
 	if opts.MetricFamilyName == "" {
 		return i // not told
 	}
-	have, want := &s.families[s.series[i].family], describe(opts)
-	if have.Help == want.Help && have.Type == want.Type && have.Unit == want.Unit && have.name == want.name {
+	have := s.metricOf(i)
+	want := describe(have.name, opts)
+	if have == want {
 		return i
 	}
-	n := s.add(s.series[i].labels, s.familyOf(opts))
+	n := s.add(s.series[i].key, s.labelsAt(i), s.numberOf(unique.Make(want)))
 	s.series[n].last, s.series[i].moved = s.series[i].last, n+1
 	if v, ok := s.explicit[i]; ok {
 		s.explicit[n] = v
@@ -108,60 +106,64 @@ func (s *source) described(i uint32, opts *storage.AOptions) uint32 {
 	return n
 }
 
-func (s *source) familyOf(opts *storage.AOptions) uint32 {
-	f := describe(opts)
-	i, ok := s.index[f]
-	if !ok {
-		f.name = strings.Clone(f.name) // the caller's bytes are reused
-		i = s.addFamily(f)
-	}
-	return i
-}
+// metricOf returns the metric of entry i.
+func (s *source) metricOf(i uint32) metric { return s.metrics[s.series[i].metric].Value() }
 
-func (s *source) addFamily(f family) uint32 {
-	i := uint32(len(s.families))
-	s.families = append(s.families, f)
-	s.index[f] = i
+// numberOf returns the number of a metric.
+func (s *source) numberOf(h unique.Handle[metric]) uint32 {
+	i, ok := s.index[h]
+	if !ok {
+		i = uint32(len(s.metrics))
+		s.metrics = append(s.metrics, h)
+		s.index[h] = i
+	}
 	return i
 }
 
 // maxHelp is how much of a family's help is kept, in bytes. A dictionary that does not fit into a message would be worse.
 const maxHelp = 32 << 10
 
-// describe returns the metadata of an append as it is kept. Its strings are the append's.
-func describe(opts *storage.AOptions) family {
+// describe returns the metric of the given name with the metadata of an append, as far as it is kept. Its strings are the append's.
+func describe(name string, opts *storage.AOptions) metric {
 	if opts.MetricFamilyName == "" {
-		return family{}
+		return metric{name: name}
 	}
-	f := family{opts.MetricFamilyName, opts.Metadata}
-	if len(f.Help) > maxHelp {
+	m := metric{name, opts.MetricFamilyName, opts.Metadata}
+	if len(m.Help) > maxHelp {
 		n := maxHelp
-		for n > 0 && !utf8.RuneStart(f.Help[n]) {
+		for n > 0 && !utf8.RuneStart(m.Help[n]) {
 			n--
 		}
-		f.Help = f.Help[:n]
+		m.Help = m.Help[:n]
 	}
-	if len(f.Unit) > maxHelp {
-		f.Unit = ""
+	if len(m.Unit) > maxHelp {
+		m.Unit = ""
 	}
-	return f
+	return m
 }
 
 // find looks a label set up. Of several entries with the same labels it finds the newest.
-func (s *source) find(ls labels.Labels) (uint32, bool) {
+func (s *source) find(k key) (uint32, bool) {
 	mask := uint32(len(s.table) - 1)
-	for h := uint32(ls.Hash()) & mask; s.table[h] != 0; h = (h + 1) & mask {
-		if i := s.table[h] - 1; labels.Equal(s.series[i].labels, ls) {
+	for h := uint32(k.a) & mask; s.table[h] != 0; h = (h + 1) & mask {
+		if i := s.table[h] - 1; s.series[i].key == k {
 			return i, true
 		}
 	}
 	return 0, false
 }
 
-func (s *source) add(ls labels.Labels, family uint32) uint32 {
+// add appends an entry for the label set with the key k, whose labels are, or stand where, ls says.
+func (s *source) add(k key, ls unsealed, metric uint32) uint32 {
+	s.unsealed = append(s.unsealed, ls)
+	return s.enter(k, metric)
+}
+
+// enter appends an entry, and leaves it to the caller to keep its labels.
+func (s *source) enter(k key, metric uint32) uint32 {
 	s.changed = true
 	i := uint32(len(s.series))
-	s.series = append(s.series, seriesState{labels: ls, family: family, last: minTime})
+	s.series = append(s.series, seriesState{key: k, metric: metric, last: minTime})
 	if len(s.series)*3 > len(s.table)*2 {
 		s.table = make([]uint32, 1<<bits.Len(uint(len(s.series)*2)))
 		for k := range s.series {
@@ -173,58 +175,15 @@ func (s *source) add(ls labels.Labels, family uint32) uint32 {
 	return i
 }
 
-// insert enters a series into the table, in place of an older one with the same labels.
+// insert puts an entry into the table, in place of an older one with the same labels.
 func (s *source) insert(i uint32) {
-	ls := s.series[i].labels
+	k := s.series[i].key
 	mask := uint32(len(s.table) - 1)
-	h := uint32(ls.Hash()) & mask
-	for s.table[h] != 0 && !labels.Equal(s.series[s.table[h]-1].labels, ls) {
+	h := uint32(k.a) & mask
+	for s.table[h] != 0 && s.series[s.table[h]-1].key != k {
 		h = (h + 1) & mask
 	}
 	s.table[h] = i + 1
-}
-
-// seal puts the series that stand in no dictionary yet into new ones.
-func (s *source) seal() error {
-	for s.sealed < len(s.series) {
-		list := s.unsealed()
-		d, msg, err := frame.NewDictionary(s.job, list)
-		for len(list) > 1 && (err != nil || len(msg) > frame.MaxDictBytes) {
-			list = list[:len(list)/2]
-			d, msg, err = frame.NewDictionary(s.job, list)
-		}
-		if err != nil {
-			return err
-		}
-		s.dicts = append(s.dicts, dict{id: d.ID, start: s.sealed, n: len(list), msg: msg})
-		s.sealed += len(list)
-	}
-	return nil
-}
-
-// unsealed returns the next series for a dictionary, about as many as it should have.
-func (s *source) unsealed() []frame.Series {
-	var list []frame.Series
-	size, described := 0, uint32(0)
-	for _, st := range s.series[s.sealed:] {
-		f := &s.families[st.family]
-		size += st.labels.Len()*4 + labelBytes(st.labels)/4 // strings recur; the true size is not known before
-		if st.family != described {
-			size += len(f.Help) + len(f.Unit)
-			described = st.family
-		}
-		if len(list) == frame.MaxSeries || len(list) > 0 && size > frame.MaxDictBytes {
-			break
-		}
-		list = append(list, frame.Series{Labels: st.labels, Family: f.name, Metadata: f.Metadata})
-	}
-	return list
-}
-
-func labelBytes(ls labels.Labels) int {
-	n := 0
-	ls.Range(func(l labels.Label) { n += len(l.Name) + len(l.Value) })
-	return n
 }
 
 // Compaction follows when most series, or most dictionaries, are there for series that are gone.
@@ -252,10 +211,11 @@ func (s *source) compact(live *bitmap, now, idle int64) {
 		v.exposed.each(func(i uint32) { keep.set(s.resolve(i)) })
 	}
 	s.changed = true
-	old, families, explicit, exemplars := s.series, s.families, s.explicit, s.exemplars
+	old, metrics, dicts, explicit, exemplars := s.series, s.metrics, s.dicts, s.explicit, s.exemplars
 	s.empty()
 	kept = keep.count(0, len(old))
 	s.series = make([]seriesState, 0, kept)
+	s.former, s.unsealed = dicts, make([]unsealed, 0, kept)
 	s.table = make([]uint32, 1<<bits.Len(uint(kept*2+32)))
 	numbers := make([]uint32, len(old)) // the new ones
 	for i := range old {
@@ -266,12 +226,9 @@ func (s *source) compact(live *bitmap, now, idle int64) {
 		n := uint32(len(s.series))
 		numbers[i] = n
 		st := old[i]
-		family, ok := s.index[families[st.family]]
-		if !ok {
-			family = s.addFamily(families[st.family])
-		}
-		st.family, st.moved = family, 0
+		st.metric, st.moved = s.numberOf(metrics[st.metric]), 0
 		s.series = append(s.series, st)
+		s.unsealed = append(s.unsealed, unsealed{from: uint32(i)})
 		s.insert(n)
 		if v, ok := explicit[uint32(i)]; ok {
 			s.setExplicit(n, v)
@@ -316,9 +273,10 @@ func (s *source) clear() {
 }
 
 func (s *source) empty() {
-	s.series, s.dicts, s.sealed, s.explicit, s.exemplars = nil, nil, 0, nil, nil
+	s.series, s.explicit, s.exemplars = nil, nil, nil
+	s.dicts, s.sealed, s.unsealed, s.former = nil, 0, nil, nil
 	s.table = make([]uint32, 64)
-	s.families, s.index = make([]family, 1), map[family]uint32{{}: 0}
+	s.metrics, s.index = nil, map[unique.Handle[metric]]uint32{}
 }
 
 // setLast notes a series' newest sample. A scrape loop gives a float with a timestamp of its own again and again.

@@ -111,8 +111,8 @@ func TestMetadataOfSeriesThatAreGoneIsForgotten(t *testing.T) {
 		}
 		r.commit(a)
 	}
-	if len(src.families) > 50 || len(src.series) > 50 {
-		t.Errorf("%d families and %d series are kept of one that changes", len(src.families), len(src.series))
+	if len(src.metrics) > 50 || len(src.series) > 50 {
+		t.Errorf("%d metrics and %d series are kept of one that changes", len(src.metrics), len(src.series))
 	}
 }
 

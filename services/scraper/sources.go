@@ -14,6 +14,7 @@ import (
 // sources holds the sources that scrape loops append to.
 type sources struct {
 	partitions int
+	hasher     hasher
 
 	mu   sync.Mutex
 	byID map[uint64]*source
@@ -21,7 +22,7 @@ type sources struct {
 }
 
 func newSources(partitions int) *sources {
-	return &sources{partitions: partitions, byID: map[uint64]*source{}}
+	return &sources{partitions: partitions, hasher: newHasher(), byID: map[uint64]*source{}}
 }
 
 // attach returns the source of a target with the given labels, and a new view of it. Targets with the same public labels expose the same
@@ -36,7 +37,7 @@ func (s *sources) attachID(id uint64, job string) (*source, *view) {
 	defer s.mu.Unlock()
 	src, ok := s.byID[id]
 	if !ok {
-		src = newSource(id, stream.PartitionOf(id, s.partitions), job)
+		src = newSource(id, stream.PartitionOf(id, s.partitions), job, s.hasher)
 		// Writers drop a frame whose number they have passed, also where the source was away for a while.
 		src.seq = s.seq
 		s.byID[id] = src

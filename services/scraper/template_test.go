@@ -95,18 +95,18 @@ func TestMetadataFollowsTheComments(t *testing.T) {
 		check := func(help, kind string) {
 			t.Helper()
 			src := l.source
-			for _, s := range src.series {
-				if s.moved != 0 {
+			for i, ls := range labelsOf(t, src) {
+				if src.series[i].moved != 0 {
 					continue
 				}
-				f := src.families[s.family]
-				switch name := s.labels.Get("__name__"); name {
+				f := src.metricOf(uint32(i))
+				switch name := ls.Get("__name__"); name {
 				case "a_total":
-					if f.name != "a_total" || f.Help != help || string(f.Type) != kind {
+					if f.family != "a_total" || f.Help != help || string(f.Type) != kind {
 						t.Errorf("%s: %s is described by %+v, want %q, %s", format, name, f, help, kind)
 					}
 				case "h_bucket", "h_sum", "h_count":
-					if f.name != "h" || string(f.Type) != "histogram" {
+					if f.family != "h" || string(f.Type) != "histogram" {
 						t.Errorf("%s: %s is described by %+v", format, name, f)
 					}
 				}
