@@ -21,11 +21,13 @@ type Block struct {
 
 	v1 fragments // the label sets for V1
 
-	// For V2: the labels of series i are refs[rows[i].refs:rows[i+1].refs], each the index of a name and value in pairs.
-	rows  []row
-	refs  []uint32
-	pairs []pair
-	metas []meta
+	// For V2: the labels of series i are element rows[i].refs to before rows[i+1].refs of narrow, or of wide where 16 bits do not number the pairs. Each is
+	// the index of a name and value in pairs.
+	rows   []row
+	narrow []uint16
+	wide   []uint32
+	pairs  []pair
+	metas  []meta
 	// Symbol i is text[starts[i]:starts[i+1]]. The empty string is a symbol like any other.
 	text   string
 	starts []uint32
@@ -33,7 +35,7 @@ type Block struct {
 }
 
 type row struct {
-	refs uint32 // where the series' labels begin in Block.refs
+	refs uint32 // where the series' labels begin in Block.narrow or Block.wide
 	meta uint32 // one more than the index in Block.metas; 0: nothing is known
 }
 
@@ -78,7 +80,7 @@ func (b *Block) Kept(i uint32) bool {
 
 // Bytes returns the memory that the block holds.
 func (b *Block) Bytes() int {
-	return int(unsafe.Sizeof(*b)) + b.v1.bytes() + size(b.rows) + size(b.refs) + size(b.pairs) + size(b.metas) +
+	return int(unsafe.Sizeof(*b)) + b.v1.bytes() + size(b.rows) + size(b.narrow) + size(b.wide) + size(b.pairs) + size(b.metas) +
 		len(b.text) + size(b.starts) + size(b.hashes)
 }
 
@@ -88,11 +90,19 @@ func (b *Block) Labels(i uint32) labels.Labels {
 		return b.v1.labels(i)
 	}
 	builder := labels.NewScratchBuilder(16)
-	for _, ref := range b.refs[b.rows[i].refs:b.rows[i+1].refs] {
-		p := b.pairs[ref]
+	for at := b.rows[i].refs; at < b.rows[i+1].refs; at++ {
+		p := b.pairs[b.ref(at)]
 		builder.Add(strings.Clone(b.symbol(p.name)), strings.Clone(b.symbol(p.value)))
 	}
 	return builder.Labels()
+}
+
+// ref returns the index in pairs of the label that is element at of the lists.
+func (b *Block) ref(at uint32) uint32 {
+	if b.wide != nil {
+		return b.wide[at]
+	}
+	return uint32(b.narrow[at])
 }
 
 // appendLabel appends a label as a field 1 of a message, which it is in V1's TimeSeries and Exemplar.
@@ -129,24 +139,37 @@ func (b *Block) encodeV2(series []frame.Series) {
 		total += series[i].Labels.Len()
 	}
 	b.rows = make([]row, len(series)+1)
-	b.refs = make([]uint32, 0, total)
+	refs := make([]uint32, 0, total)
 	b.starts = append(b.starts, 0)
 	var numbers labelNumbers
 	for i := range series {
-		b.rows[i] = row{refs: uint32(len(b.refs))}
+		b.rows[i] = row{refs: uint32(len(refs))}
 		if series[i].Labels.IsEmpty() {
 			continue
 		}
 		b.rows[i].meta = w.meta(&series[i].Metadata)
-		b.refs = append(b.refs, numbers.of(series[i].Labels)...)
+		refs = append(refs, numbers.of(series[i].Labels)...)
 	}
-	b.rows[len(series)].refs = uint32(len(b.refs))
+	b.rows[len(series)].refs = uint32(len(refs))
+	b.narrow, b.wide = narrowed(refs, len(numbers.labels))
 	b.pairs = make([]pair, len(numbers.labels))
 	for i, l := range numbers.labels {
 		b.pairs[i] = pair{w.symbol(l.Name), w.symbol(l.Value)}
 	}
 	b.text = strings.Clone(w.text.String())
 	b.metas, b.starts, b.hashes = clip(b.metas), clip(b.starts), clip(b.hashes)
+}
+
+// narrowed returns references to n things in 16 bits each where those number them, and otherwise as they are.
+func narrowed(refs []uint32, n int) (narrow []uint16, wide []uint32) {
+	if n > maxNarrow {
+		return nil, refs
+	}
+	narrow = make([]uint16, len(refs))
+	for i, ref := range refs {
+		narrow[i] = uint16(ref)
+	}
+	return narrow, nil
 }
 
 // clip returns s in memory of just its size.

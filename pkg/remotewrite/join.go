@@ -130,14 +130,8 @@ func (b *fragmentBuilder) write(f *fragments, of []labels.Label) {
 		b.refs[i] = numbers[ref] - 1
 	}
 	f.rows = b.rows
-	if len(used) <= maxNarrow {
-		f.narrow = make([]uint16, len(b.refs))
-		for i, ref := range b.refs {
-			f.narrow[i] = uint16(ref)
-		}
-	} else {
-		f.wide = slices.Clip(slices.Clone(b.refs))
-	}
+	f.narrow, f.wide = narrowed(b.refs, len(used))
+	f.wide = slices.Clip(slices.Clone(f.wide))
 	f.blob = make([]byte, 0, total)
 	f.starts = make([]uint32, 1, len(used)+1)
 	for _, ref := range used {

@@ -9,9 +9,8 @@ import (
 // addV2 adds a float sample. The TimeSeries is written with lengths of one byte, which nearly always do, and moved
 // otherwise.
 func (r *Request) addV2(b *Block, i uint32, t, st int64, v float64) {
-	row := b.rows[i]
-	refs := b.refs[row.refs:b.rows[i+1].refs]
-	if len(refs) == 0 {
+	row, end := b.rows[i], b.rows[i+1].refs
+	if row.refs == end {
 		r.last = -1
 		return
 	}
@@ -19,21 +18,12 @@ func (r *Request) addV2(b *Block, i uint32, t, st int64, v float64) {
 		r.refs.use(b)
 	}
 	n := len(r.body)
-	room := 8*len(refs) + sampleRoom
+	room := 8*int(end-row.refs) + sampleRoom
 	if cap(r.body)-n < room {
 		r.body = slices.Grow(r.body, room)
 	}
 	p := r.body[n : n+room]
-	k := 4
-	gen, pairs := r.refs.gen, r.refs.pairs
-	for _, ref := range refs {
-		e := &pairs[ref]
-		if e.gen != gen {
-			r.resolvePair(b, ref)
-		}
-		binary.LittleEndian.PutUint64(p[k:], e.word)
-		k += int(e.size)
-	}
+	k := 4 + r.putLabels(p[4:], b, row.refs, end)
 	labelsSize := k - 4
 
 	if t != r.stamp.time {
@@ -59,7 +49,7 @@ func (r *Request) addV2(b *Block, i uint32, t, st int64, v float64) {
 	k += 2 + sampleSize
 	if row.meta != 0 {
 		e := &r.refs.metas[row.meta-1]
-		if e.gen != gen {
+		if e.gen != r.refs.gen {
 			r.resolveMeta(b, row.meta-1)
 		}
 		*(*[metaSize]byte)(p[k:]) = e.bytes
@@ -77,6 +67,29 @@ func (r *Request) addV2(b *Block, i uint32, t, st int64, v float64) {
 	r.floats++
 }
 
+// putLabels writes the references of the labels of a series, which are an element of the block's lists and those behind it to before end, to p, and returns how
+// many bytes they take. It writes up to 7 bytes more. The block is in use.
+func (r *Request) putLabels(p []byte, b *Block, from, end uint32) int {
+	if b.wide != nil {
+		return putPairs(r, p, b, b.wide[from:end])
+	}
+	return putPairs(r, p, b, b.narrow[from:end])
+}
+
+func putPairs[R uint16 | uint32](r *Request, p []byte, b *Block, refs []R) int {
+	gen, pairs := r.refs.gen, r.refs.pairs
+	k := 0
+	for _, ref := range refs {
+		e := &pairs[ref]
+		if e.gen != gen {
+			r.resolvePair(b, uint32(ref))
+		}
+		binary.LittleEndian.PutUint64(p[k:], e.word)
+		k += int(e.size)
+	}
+	return k
+}
+
 // widen makes room for the two lengths of a TimeSeries that addV2 has written to p[:k], of which one at least
 // takes more than a byte. It returns the TimeSeries' new end.
 func widen(p []byte, k, labelsSize int) int {
@@ -92,15 +105,9 @@ func widen(p []byte, k, labelsSize int) int {
 // appendLabels appends the labels_refs field of series i.
 func (r *Request) appendLabels(b *Block, i uint32) {
 	r.refs.use(b)
-	var buf []byte
-	for _, ref := range b.refs[b.rows[i].refs:b.rows[i+1].refs] {
-		if r.refs.pairs[ref].gen != r.refs.gen {
-			r.resolvePair(b, ref)
-		}
-		e := &r.refs.pairs[ref]
-		buf = binary.LittleEndian.AppendUint64(buf, e.word)
-		buf = buf[:len(buf)-8+int(e.size)]
-	}
+	from, end := b.rows[i].refs, b.rows[i+1].refs
+	buf := make([]byte, 8*(end-from))
+	buf = buf[:r.putLabels(buf, b, from, end)]
 	r.body = append(r.body, 1<<3|wireBytes)
 	r.body = binary.AppendUvarint(r.body, uint64(len(buf)))
 	r.body = append(r.body, buf...)
