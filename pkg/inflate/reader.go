@@ -16,9 +16,15 @@ const (
 )
 
 // ErrCorrupt is wrapped by errors about bytes that are no gzip.
-var ErrCorrupt = errors.New("corrupt gzip data")
+var ErrCorrupt = errors.New("corrupt input")
 
-func corrupt(what string) error { return fmt.Errorf("%w: %s", ErrCorrupt, what) }
+// The texts begin as those of Go's libraries do, which people know from Prometheus.
+var (
+	errHeader   = fmt.Errorf("gzip: invalid header: %w", ErrCorrupt)
+	errChecksum = fmt.Errorf("gzip: invalid checksum: %w", ErrCorrupt)
+)
+
+func corrupt(what string) error { return fmt.Errorf("flate: %w: %s", ErrCorrupt, what) }
 
 // Reader unpacks gzip: one member, or several one after the other. It takes about 160 KiB of memory, which Reset uses again. Make it with [NewReader].
 type Reader struct {
@@ -168,7 +174,7 @@ func (z *Reader) header() error {
 		return err
 	}
 	if fixed[0] != 0x1f || fixed[1] != 0x8b || fixed[2] != 8 {
-		return corrupt("no gzip header")
+		return errHeader
 	}
 	flags := fixed[3]
 	sum := crc32.ChecksumIEEE(fixed)
@@ -199,7 +205,7 @@ func (z *Reader) header() error {
 			return err
 		}
 		if binary.LittleEndian.Uint16(want) != uint16(sum) {
-			return corrupt("the checksum of the header is wrong")
+			return errHeader
 		}
 	}
 	z.state = (*Reader).block
@@ -227,7 +233,7 @@ func (z *Reader) trailer() error {
 	}
 	z.check()
 	if binary.LittleEndian.Uint32(want) != z.sum || binary.LittleEndian.Uint32(want[4:]) != z.size {
-		return corrupt("the checksum is wrong")
+		return errChecksum
 	}
 	end, err := z.atEnd()
 	if err != nil {
