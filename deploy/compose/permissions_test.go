@@ -16,7 +16,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/millrace/millrace/pkg/frame"
-	"github.com/millrace/millrace/pkg/replay"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -275,29 +274,6 @@ func TestServicesMayDoTheirWork(t *testing.T) {
 	do("writer", "wait for a relabelled dictionary", func(u user) error { return received(all["relabel"], u, names.Relabelled("e", 1, dict)) })
 	do("writer", "look for a dictionary", last(stream.Dicts, names.Dict(1, dict)))
 	do("writer", "keep what is rejected", publish(names.Rejected("e")))
-	do("writer", "read what is rejected", mailbox(stream.Rejected, "replay.x-1.0", names.Rejected("e")))
-	do("writer", "replay frames", mailbox(stream.Frames, "replay.x-1.1", names.Frames(1)))
-	do("writer", "ask for a replay, follow, stop and remove it", func(u user) error {
-		m := &replay.Manager{Conn: u.Conn, Partitions: layout.Partitions, Endpoints: func() []string { return []string{"e"} }}
-		for _, spec := range []replay.Spec{{Name: "x", From: "-1h", Endpoint: "e"}, {Name: "y", Endpoint: "e", Rejected: true}} {
-			st, err := m.Start(ctx, spec, false)
-			if err != nil {
-				return err
-			}
-			if st.State != replay.Running {
-				return errors.New("it has found nothing to replay")
-			}
-			if _, err := m.List(ctx); err != nil {
-				return err
-			}
-			for range 2 {
-				if _, err := m.Stop(ctx, spec.Name); err != nil {
-					return err
-				}
-			}
-		}
-		return leaseAndFollow(u, stream.Replays, "z")
-	})
 }
 
 // leaseAndFollow follows a bucket and writes, changes and deletes an entry of it.
@@ -430,11 +406,7 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"$JS.API.CONSUMER.CREATE.millrace_FRAMES":                                  nil,
 		"$JS.API.CONSUMER.DURABLE.CREATE.millrace_FRAMES.c":                        nil,
 		"$JS.API.CONSUMER.CREATE.millrace_DICTS.c." + names.DictPartition(1):       {"relabel"},
-		"$JS.API.CONSUMER.CREATE.millrace_REJECTED.c." + names.Rejected("e"):       {"writer"},
-		"$JS.API.CONSUMER.CREATE.millrace_REJECTED.c":                              nil,
-		"$KV.millrace_positions.replay.x-1.1":                                      {"writer"},
-		"$KV.millrace_replays.x":                                                   {"writer"},
-		"$JS.API.STREAM.PURGE.KV_millrace_replays":                                 nil,
+		"$JS.API.CONSUMER.CREATE.millrace_REJECTED.c." + names.Rejected("e"):       nil,
 		"$JS.API.CONSUMER.CREATE.millrace_DELTAS.c." + names.Deltas(1):             {"ingest"},
 		"$JS.API.CONSUMER.CREATE.millrace_DELTAS.c":                                nil,
 		"$JS.API.CONSUMER.CREATE.millrace_DELTAS":                                  nil,

@@ -153,7 +153,7 @@ func (c *Conn) buckets(l Layout) []jetstream.StreamConfig {
 		}
 	}
 	return []jetstream.StreamConfig{
-		bucket(positions, 0, 0, false), bucket(Leases, 0, 0, false), bucket(Replays, 0, 0, false),
+		bucket(positions, 0, 0, false), bucket(Leases, 0, 0, false),
 		bucket(Sources, l.Dicts.Age, 0, true),          // only scrapers write it, and they purge
 		bucket(Members, l.LeaseTTL, time.Minute, true), // who follows the bucket learns by a marker, which takes roll-ups, that an entry has expired
 	}

@@ -25,8 +25,6 @@ type MailboxConfig struct {
 	Generation uint64
 	// FromEnd makes a mailbox that has no position yet begin behind the newest message. Otherwise it begins at the oldest.
 	FromEnd bool
-	// After makes a mailbox that has no position yet, and does not begin FromEnd, begin behind the message of this number.
-	After uint64
 	// ReadAhead is how many messages are fetched before they are asked for; 0 for 4.
 	ReadAhead int
 }
@@ -61,9 +59,8 @@ type Mailbox struct {
 	mu       sync.Mutex
 	pos      Position          // handled
 	marks    map[uint64]uint64 // by source
-	note     []byte
-	consumer string // that delivered the last message which Next returned
-	read     uint64 // the message's number among those that this consumer delivered
+	consumer string            // that delivered the last message which Next returned
+	read     uint64            // the message's number among those that this consumer delivered
 
 	asking sync.Mutex // held while a Pending waits for its answer
 
@@ -129,17 +126,15 @@ func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamIn
 
 // load reads the position, or makes it.
 func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
-	have, found, err := m.stored.load(ctx)
+	pos, marks, found, err := m.stored.load(ctx)
 	if err != nil {
 		return err
 	}
-	pos, marks := Position{have.Seq, have.Mark}, unpackMarks(have.Marks)
 	if !found {
-		pos = Position{Seq: m.cfg.After}
 		if m.cfg.FromEnd {
 			pos.Seq = state.LastSeq
 		}
-		if err := m.stored.store(ctx, pos, nil, nil); err != nil {
+		if err := m.stored.store(ctx, pos, nil); err != nil {
 			return err
 		}
 	}
@@ -148,7 +143,7 @@ func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
 			"stream", m.cfg.Stream, "position", pos.Seq, "last", state.LastSeq)
 		pos, marks = Position{}, nil
 	}
-	if m.pos, m.marks, m.note = pos, marks, have.Note; m.marks == nil {
+	if m.pos, m.marks = pos, marks; m.marks == nil {
 		m.marks = map[uint64]uint64{}
 	}
 	return nil
@@ -221,36 +216,10 @@ func (m *Mailbox) HandledFrom(seq, mark uint64, marks map[uint64]uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pos = Position{Seq: seq, Mark: mark}
-	m.addMarks(marks)
-}
-
-func (m *Mailbox) addMarks(marks map[uint64]uint64) {
 	maps.Copy(m.marks, marks)
 	for len(m.marks) > maxMarks {
 		delete(m.marks, slices.Min(slices.Collect(maps.Keys(m.marks)))) // sources are numbered by time
 	}
-}
-
-// SetNote sets the reader's own words, which are kept beside the position and are stored when it is.
-func (m *Mailbox) SetNote(note []byte) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.note = note
-}
-
-// HandledNoted is [Mailbox.HandledFrom] and [Mailbox.SetNote] at once: the position is never stored without the note.
-func (m *Mailbox) HandledNoted(seq, mark uint64, marks map[uint64]uint64, note []byte) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.pos, m.note = Position{Seq: seq, Mark: mark}, note
-	m.addMarks(marks)
-}
-
-// Note returns what was set last, also by an earlier reader.
-func (m *Mailbox) Note() []byte {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.note
 }
 
 // Marks returns the counts that [Mailbox.HandledFrom] has noted, and when the position was made.
@@ -332,9 +301,9 @@ func (m *Mailbox) Flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	m.mu.Lock()
-	pos, marks, note := m.pos, packMarks(m.marks), m.note
+	pos, marks := m.pos, packMarks(m.marks)
 	m.mu.Unlock()
-	if err := m.stored.store(ctx, pos, marks, note); err != nil {
+	if err := m.stored.store(ctx, pos, marks); err != nil {
 		return fmt.Errorf("storing the position of %s: %w", m.cfg.Key, err)
 	}
 	return nil

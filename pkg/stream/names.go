@@ -18,11 +18,10 @@ const (
 	Rejected   = "REJECTED"
 	Verdicts   = "VERDICTS"
 
-	// Members holds the processes of the fleet, Leases who owns what, Sources what scrapers know of sources, Replays what is to be sent again.
+	// Members holds the processes of the fleet, Leases who owns what, Sources what scrapers know of sources.
 	Members = "members"
 	Leases  = "leases"
 	Sources = "sources"
-	Replays = "replays"
 
 	positions = "positions"
 )

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -96,18 +95,4 @@ func (c *Conn) isEmpty(ctx context.Context, stream, subject string) bool {
 	}
 	info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
 	return err == nil && info.State.Subjects[subject] == 0
-}
-
-var errFound = errors.New("found")
-
-// Since returns the first message of a subject that was stored at t or later, with its Pending. found is false where there is none.
-func (c *Conn) Since(ctx context.Context, stream, subject string, t time.Time) (first Message, found bool, err error) {
-	err = c.Past(ctx, stream, subject, t, func(m Message) error {
-		first = m
-		return errFound
-	})
-	if errors.Is(err, errFound) {
-		return first, true, nil
-	}
-	return Message{}, false, err
 }

@@ -17,15 +17,7 @@ type apiError struct {
 const (
 	errorTimeout  = "timeout"
 	errorInternal = "internal"
-	errorBadData  = "bad_data"
-	errorNotFound = "not_found"
-	// These are not of Prometheus.
-	errorConflict  = "conflict"
-	errorForbidden = "forbidden"
 )
-
-// ErrNotReady is returned by a provider of a process that is still starting.
-var ErrNotReady = errors.New("still starting; try again when /-/ready says so")
 
 func (e *apiError) code() int {
 	switch e.errorType {
@@ -33,12 +25,6 @@ func (e *apiError) code() int {
 		return http.StatusServiceUnavailable
 	case errorBadData:
 		return http.StatusBadRequest
-	case errorNotFound:
-		return http.StatusNotFound
-	case errorConflict:
-		return http.StatusConflict
-	case errorForbidden:
-		return http.StatusForbidden
 	}
 	return http.StatusInternalServerError
 }

@@ -13,6 +13,9 @@ const CardinalityTimeout = 2 * time.Minute
 // ErrBadParameter is wrapped by errors of providers for what the client has asked.
 var ErrBadParameter = errors.New("bad parameter")
 
+// errorBadData is Prometheus's type of such an error.
+const errorBadData = "bad_data"
+
 // cardinality counts series for one client at a time.
 func (s *Server) cardinality() http.Handler {
 	turn := make(chan struct{}, 1)

@@ -54,8 +54,6 @@ type Config struct {
 	Reload func(ctx context.Context) error
 	// RemoteWrite takes what is posted to /api/v1/write. Default: that path does not exist.
 	RemoteWrite http.Handler
-	// Replays starts, shows and stops replays. Default: /api/v1/replays does not exist.
-	Replays Replays
 	// ConfigYAML returns the running configuration with its secrets already redacted. Default: empty.
 	ConfigYAML func() string
 	// Targets returns the targets being scraped, those that relabelling dropped, and how many were dropped per scrape

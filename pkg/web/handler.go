@@ -88,7 +88,6 @@ func (s *Server) routes() http.Handler {
 	if s.cfg.Cardinality != nil {
 		handle("GET /api/v1/cardinality", s.cardinality())
 	}
-	s.replayRoutes(handle)
 	handle("GET /debug/pprof/", http.HandlerFunc(pprof.Index))
 	handle("GET /debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
 	handle("GET /debug/pprof/profile", http.HandlerFunc(pprof.Profile))

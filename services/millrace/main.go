@@ -52,7 +52,6 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	run, o := runCommand(app)
 	cardinalityCmd, survey := cardinalityCommand(app, o.log)
 	relabelTestCmd, trial := relabelTestCommand(app)
-	replayCmd, again := replayCommand(app, o.log)
 	check := app.Command("check", "Check configuration files, or a running Millrace.")
 	checkConfig := check.Command("config", "Check configuration files, without connecting to anything.")
 	files := checkConfig.Arg("file", "Configuration files.").Required().Strings()
@@ -82,8 +81,6 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = survey.run(ctx, stdout, stderr)
 	case relabelTestCmd.FullCommand():
 		err = trial.run(stdout)
-	case replayCmd.FullCommand():
-		err = again.run(ctx, stdout, stderr)
 	case checkConfig.FullCommand():
 		err = checkConfigs(*files, stdout, stderr)
 	case checkReady.FullCommand():

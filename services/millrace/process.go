@@ -42,14 +42,12 @@ import (
 type process struct {
 	opts     *runOptions
 	services []string
-	// replaysOnly leaves the endpoints alone: only replays are sent.
-	replaysOnly bool
-	log         *slog.Logger
-	reg         *prometheus.Registry
-	metrics     *processMetrics
-	started     time.Time
-	system      *actor.System
-	web         *web.Server
+	log      *slog.Logger
+	reg      *prometheus.Registry
+	metrics  *processMetrics
+	started  time.Time
+	system   *actor.System
+	web      *web.Server
 
 	waiting atomic.Pointer[string] // what starting waits for; nil once all services run
 	conn    atomic.Pointer[stream.Conn]
@@ -405,8 +403,7 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 	if p.has("writer") {
 		p.writer = writer.New(writer.Config{
 			Conn: conn, Partitions: parts, Fleet: p.fleet, CacheBytes: int(m.Writer.LabelCacheBytes), ReadAhead: readAhead(m),
-			ReplaysOnly: p.replaysOnly,
-			Logger:      p.log.With("service", "writer"), Registerer: p.reg,
+			Logger: p.log.With("service", "writer"), Registerer: p.reg,
 		}, p.system)
 	}
 	if err := p.firstApply(ctx); err != nil {

@@ -82,7 +82,6 @@ func (p *process) apply(ctx context.Context, cfg *config.Config) error {
 		toWriter = append(toWriter, writer.Endpoint{Name: e.Name, Rules: r, RetryOn429: e.RetryOn429, RemoteWriteConfig: e.RemoteWriteConfig})
 	}
 	if p.writer != nil {
-		p.writer.SetExternalLabels(cfg.Prometheus.GlobalConfig.ExternalLabels)
 		if err := p.writer.ApplyConfig(ctx, toWriter); err != nil {
 			return err
 		}

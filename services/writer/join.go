@@ -127,9 +127,6 @@ const (
 
 // fetch gets what the endpoint gets for a dictionary, evaluated with the endpoint's present rules, and waits until that is there.
 func (p *partition) fetch(ctx context.Context, id frame.DictID) (*frame.Relabelled, error) {
-	if p.part != nil && p.part.rules != nil {
-		return p.part.relabel(ctx, p, id)
-	}
 	conn := p.ep.svc.cfg.Conn
 	subject := conn.Relabelled(p.ep.name, p.number, id)
 	packed, err := p.lookup(ctx, subject)

@@ -13,7 +13,7 @@ type metrics struct {
 	svc *Service
 
 	samples, histograms, exemplars, metadata, metadataFailed, bytes, retried, rejected, lost, aged, unsupported, repeated *prometheus.CounterVec
-	requests, replayed                                                                                                    *prometheus.CounterVec
+	requests                                                                                                              *prometheus.CounterVec
 	duration                                                                                                              *prometheus.HistogramVec
 }
 
@@ -44,7 +44,6 @@ func newMetrics(s *Service, reg prometheus.Registerer) *metrics {
 		aged:           counter("aged_samples_total", "Samples dropped because they were older than sample_age_limit."),
 		unsupported:    counter("unsupported_samples_total", "Histograms dropped because the endpoint's protocol cannot carry them."),
 		repeated:       counter("repeated_frames_total", "Frames dropped because they were read a second time, or came from a former owner."),
-		replayed:       counter("replayed_samples_total", "Samples of replays that the endpoint has accepted or refused for good."),
 		requests:       counter("requests_total", "Requests by the endpoint's answer; code 0 stands for none.", "code"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "millrace", Subsystem: "writer", Name: "request_duration_seconds", Help: "Time from sending a request to its answer.",

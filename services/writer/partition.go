@@ -23,7 +23,6 @@ type partition struct {
 	ep     *endpoint
 	number int
 	log    *slog.Logger
-	part   *part // of a replay; nil for what is collected now
 
 	mb       *stream.Mailbox
 	stopping context.Context // ends when no other message is to be begun
@@ -77,7 +76,7 @@ func (p *partition) mailbox() stream.MailboxConfig {
 
 // Serve reads frames and sends them until ctx ends. What the endpoint had not taken then is read again by whoever comes next.
 func (p *partition) Serve(ctx context.Context) error {
-	mb, err := p.openMailbox(ctx)
+	mb, err := p.ep.svc.cfg.Conn.OpenMailbox(ctx, p.mailbox())
 	if err != nil {
 		return err
 	}
@@ -120,16 +119,11 @@ func (p *partition) Serve(ctx context.Context) error {
 		}
 	})
 	watching.Go(func() { p.watch(work) })
-	if err := actor.Try(func() error { return p.readAll(reading, work) }); err != nil {
+	if err := actor.Try(func() error { return p.read(reading, work) }); err != nil {
 		stop(err)
 	}
 	close(p.out)
 	shipping.Wait()
-	if p.part != nil {
-		if err := mb.Flush(work); err != nil { // without it, nobody would know that all is done
-			stop(err)
-		}
-	}
 	stop(context.Canceled)
 	watching.Wait()
 	mb.Close()
@@ -148,7 +142,7 @@ func (p *partition) Serve(ctx context.Context) error {
 func (p *partition) mark(ctx context.Context) error {
 	pos, conn := p.mb.Position(), p.ep.svc.cfg.Conn
 	p.readMark, p.marked = pos.Mark, pos.Mark != 0 || pos.Seq == 0
-	if p.marked || p.part != nil && p.part.rec.Spec.Rejected {
+	if p.marked {
 		return nil
 	}
 	msg, err := conn.Last(ctx, stream.Frames, conn.Frames(p.number))
@@ -172,9 +166,7 @@ func (p *partition) mark(ctx context.Context) error {
 	if msg.Seq <= pos.Seq {
 		p.readMark += uint64(h.Samples)
 	}
-	if p.part == nil {
-		p.mb.Handled(pos.Seq, p.readMark)
-	}
+	p.mb.Handled(pos.Seq, p.readMark)
 	return nil
 }
 
@@ -231,13 +223,14 @@ func (p *partition) next(ctx context.Context) (msg stream.Message, late bool, er
 
 // message adds the frames of one message to requests.
 func (p *partition) message(ctx context.Context, msg stream.Message) error {
-	batch, err := p.openBatch(msg.Data)
+	batch, err := frame.OpenBatch(msg.Data, p.buf)
 	if errors.Is(err, frame.ErrCorrupt) {
 		return p.skip(ctx, msg, err)
 	}
 	if err != nil {
 		return err
 	}
+	p.buf = batch.Buffer()
 	p.reading.Store(batch.MinTime)
 	p.unsent.Add(1)
 	publisher, began := stream.PublisherOf(msg.Header)
@@ -263,16 +256,7 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 			continue
 		}
 		for i := range p.frame.Sections {
-			s := &p.frame.Sections[i]
-			if p.part != nil {
-				if s, err = p.part.cut(ctx, p, &p.frame, s); err != nil {
-					return err
-				}
-			}
-			if s == nil {
-				continue
-			}
-			if err := p.section(ctx, &p.frame, s); err != nil {
+			if err := p.section(ctx, &p.frame, &p.frame.Sections[i]); err != nil {
 				return err
 			}
 		}
@@ -326,9 +310,6 @@ func (p *partition) ended(ctx context.Context, msg stream.Message) error {
 	}
 	p.current.seq, p.current.mark = msg.Seq, p.readMark
 	p.current.messages++
-	if p.part != nil {
-		p.current.progress = p.part.soFar(p)
-	}
 	return nil
 }
 
@@ -491,9 +472,6 @@ func (p *partition) begin(ctx context.Context) error {
 
 // flush hands the current request to the sending side.
 func (p *partition) flush(ctx context.Context) error {
-	if p.part != nil {
-		p.part.flushed += uint64(p.current.req.Samples())
-	}
 	select {
 	case p.out <- p.current:
 		p.current = nil
@@ -515,12 +493,12 @@ func (p *partition) ship(ctx context.Context) error {
 			}
 			p.sending.Store(x.oldest)
 			if x.req.Samples() > 0 {
-				if err := p.bring(ctx, x); err != nil {
+				if err := p.send(ctx, x); err != nil {
 					return err
 				}
 			}
 			if x.seq != 0 {
-				p.handled(x)
+				p.mb.HandledFrom(x.seq, x.mark, x.marks)
 				p.unsent.Add(-x.messages)
 			}
 			p.sending.Store(0)

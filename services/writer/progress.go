@@ -38,9 +38,6 @@ func (p *partition) unhandled() uint64 {
 }
 
 func (p *partition) setWaiting(reason string) {
-	if p.part != nil {
-		p.part.wait(p, reason)
-	}
 	if reason == "" {
 		p.waiting.Store(nil)
 		return

@@ -11,7 +11,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/millrace/millrace/pkg/remotewrite"
-	"github.com/millrace/millrace/pkg/replay"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -24,8 +23,6 @@ type parcel struct {
 	marks map[uint64]uint64
 	// messages counts those that end in it.
 	messages int64
-	// progress is a replay's with the message of seq.
-	progress replay.Progress
 	// oldest is the time of the oldest frame in it, in milliseconds.
 	oldest int64
 }
