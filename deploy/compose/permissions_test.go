@@ -24,7 +24,7 @@ var users = []string{"discovery", "scraper", "ingest", "relabel", "writer"}
 
 var (
 	names  = stream.Names{Prefix: "millrace"}
-	layout = stream.Layout{Partitions: 2, Replicas: 1, LeaseTTL: 5 * time.Second, Verdicts: true}
+	layout = stream.Layout{Partitions: 2, Replicas: 1, LeaseTTL: 5 * time.Second}
 	// dict names the dictionary of which the tests publish something.
 	dict = frame.DictID{1}
 )
@@ -213,11 +213,7 @@ func TestServicesMayDoTheirWork(t *testing.T) {
 	}
 
 	for _, name := range users {
-		do(name, "check the streams", func(u user) error {
-			l := layout
-			l.Verdicts = name == "discovery" || name == "relabel" // nobody else looks at them
-			return u.Check(ctx, l)
-		})
+		do(name, "check the streams", func(u user) error { return u.Check(ctx, layout) })
 		do(name, "see how the streams stand", func(u user) error { _, err := u.States(ctx); return err })
 		do(name, "follow, take and free leases of its own", func(u user) error { return leaseAndFollow(u, stream.Leases, name+".1") })
 		do(name, "be a member, and see who is one", func(u user) error { return leaseAndFollow(u, stream.Members, "host-"+name) })
@@ -259,10 +255,6 @@ func TestServicesMayDoTheirWork(t *testing.T) {
 	do("relabel", "read dictionaries", mailbox(stream.Dicts, "relabel.1", names.DictPartition(1)))
 	do("relabel", "get a dictionary", last(stream.Dicts, names.Dict(1, dict)))
 	do("relabel", "publish relabelled dictionaries", publish(names.Relabelled("e", 1, dict)))
-	do("relabel", "publish a verdict", publish(names.Verdicts(1)))
-	do("relabel", "read verdicts", read(stream.Verdicts, names.Verdicts(1)))
-	do("relabel", "look where verdicts end", last(stream.Verdicts, names.Verdicts(1)))
-	do("relabel", "ask for places", func(u user) error { return received(all["relabel"], u, names.Limits()) })
 	do("relabel", "be asked", func(u user) error { return received(all["writer"], u, names.Ask(1)) })
 	do("writer", "make a position", func(u user) error {
 		return u.MakePosition(ctx, stream.MailboxConfig{Stream: stream.Frames, Filter: names.Frames(1), Key: "writer.e.1"})
@@ -348,18 +340,13 @@ func answered(from, to user, subject string) error {
 func TestServicesMayDoNothingElse(t *testing.T) {
 	all := fleet(t)
 	owner := map[string][]string{ // who may publish
-		names.Target(3, 7):                        {"discovery"},
-		names.Dict(1, dict):                       {"scraper", "ingest"},
-		names.Frames(1):                           {"scraper", "ingest"},
-		names.Deltas(1):                           {"ingest"},
-		names.Relabelled("e", 1, dict):            {"relabel"},
-		names.Rejected("e"):                       {"writer"},
-		names.Ask(1):                              {"writer"},
-		names.Verdicts(1):                         {"relabel"},
-		names.Limits():                            {"relabel"},
-		"$JS.API.STREAM.CREATE.millrace_VERDICTS": {"discovery"},
-		"$JS.API.CONSUMER.CREATE.millrace_VERDICTS.c." + names.Verdicts(1):         {"relabel"},
-		"$JS.API.STREAM.DELETE.millrace_VERDICTS":                                  nil,
+		names.Target(3, 7):                                                         {"discovery"},
+		names.Dict(1, dict):                                                        {"scraper", "ingest"},
+		names.Frames(1):                                                            {"scraper", "ingest"},
+		names.Deltas(1):                                                            {"ingest"},
+		names.Relabelled("e", 1, dict):                                             {"relabel"},
+		names.Rejected("e"):                                                        {"writer"},
+		names.Ask(1):                                                               {"writer"},
 		"$KV.millrace_leases.discovery.0":                                          {"discovery"},
 		"$KV.millrace_leases.scraper.200":                                          {"scraper"},
 		"$KV.millrace_leases.ingest.3":                                             {"ingest"},
@@ -438,8 +425,6 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		names.Dict(1, dict):              nil,
 		names.Relabelled("e", 1, dict):   {"writer"},
 		names.Ask(1):                     {"relabel"},
-		names.Limits():                   {"relabel"},
-		names.Verdicts(1):                nil,
 		"$KV.millrace_leases.>":          nil,
 		"$JS.API.>":                      nil,
 		"_INBOX.>":                       nil,

@@ -144,12 +144,6 @@ func TestEverySettingOfTheBlockIsRead(t *testing.T) {
 			Linger: model.Duration(time.Second), MaxBatchBytes: 512 * KiB, MaxPendingBytes: 128 * MiB, MaxBodyBytes: 64 * MiB, StartTimestamps: true, LoopbackIdentity: true,
 		},
 		Ingest: wantIngest(),
-		Cardinality: Cardinality{
-			FreeAfter: model.Duration(2 * time.Hour),
-			Target:    SeriesLimit{MaxSeries: 1, Action: "warn", Labels: []string{}}, Job: SeriesLimit{MaxSeries: 2, Action: "refuse", Labels: []string{}},
-			Metric: SeriesLimit{MaxSeries: 3, Action: "drop_label", Labels: []string{"user_id", "session"}},
-			All:    SeriesLimit{MaxSeries: 4, Action: "refuse", Labels: []string{}},
-		},
 		Writer: Writer{LabelCacheBytes: 32 * MiB, ReadAheadBytes: 4 * MiB},
 	}
 	if diff := cmp.Diff(want, c.Millrace); diff != "" {

@@ -62,7 +62,7 @@ func TestErrorsOfKeys(t *testing.T) {
 			"millrace.streams.frames, millrace.streams.deltas, millrace.streams.dictionaries, millrace.streams.rejected"},
 		{"near miss elsewhere", "millrace:\n  lingr: 1s\n", "c.yml:2: millrace.lingr: unknown key: did you mean linger:? it belongs under millrace.scraper, millrace.ingest"},
 		{"Prometheus's section in the block", "millrace:\n  remote_write: []\n", "c.yml:2: millrace.remote_write: unknown key: it belongs at the top level of the file"},
-		{"unknown in the block", "millrace:\n  xyzzy: 1\n", "c.yml:2: millrace.xyzzy: unknown key: the keys here are nats, streams, fleet, scraper, ingest, cardinality, writer"},
+		{"unknown in the block", "millrace:\n  xyzzy: 1\n", "c.yml:2: millrace.xyzzy: unknown key: the keys here are nats, streams, fleet, scraper, ingest, writer"},
 		{"twice in the block", "millrace:\n  nats: {prefix: a,\n    prefix: b}\n", "c.yml:3: millrace.nats.prefix: is there twice: keep one"},
 		{"twice at the top", "global: {}\nglobal: {}\n", "c.yml:2: global: is there twice: keep one"},
 		{"unknown of Prometheus", "scrape_configs:\n  - job_name: a\n    scrape_intervall: 5s\n", "c.yml:3: scrape_configs[0].scrape_intervall: unknown key: did you mean scrape_interval:?"},
@@ -121,7 +121,7 @@ func TestErrorsOfBlockValues(t *testing.T) {
 	const streams, nats, cluster = "millrace:\n  streams: ", "millrace:\n  nats: ", "millrace:\n  nats:\n    url: nats://a:4222\n    "
 	const ingest = "millrace: {ingest: "
 	cases := []struct{ name, text, want string }{
-		{"list", "millrace: []\n", "c.yml:1: millrace: want keys below it, have a list: the keys are nats, streams, fleet, scraper, ingest, cardinality, writer"},
+		{"list", "millrace: []\n", "c.yml:1: millrace: want keys below it, have a list: the keys are nats, streams, fleet, scraper, ingest, writer"},
 		{"value", nats + "nats://a\n", "c.yml:2: millrace.nats: want keys below it, have a single value: the keys are url, prefix, credentials_file, nkey_seed_file, username, password, password_file, tls, embedded"},
 		{"list for a value", nats + "{prefix: [a]}\n", "c.yml:2: millrace.nats.prefix: want text, have a list: write it behind the colon"},
 		{"number", streams + "{partitions: four}\n", `c.yml:2: millrace.streams.partitions: want a whole number, have "four": correct the value`},

@@ -22,8 +22,6 @@ type Millrace struct {
 	Scraper Scraper `yaml:"scraper"`
 	// Ingest says who may push what.
 	Ingest Ingest `yaml:"ingest"`
-	// Cardinality limits the series that are active at a time.
-	Cardinality Cardinality `yaml:"cardinality"`
 	// Writer bounds the memory that sending takes.
 	Writer Writer `yaml:"writer"`
 }
@@ -181,9 +179,8 @@ func baseMillrace() Millrace {
 			MaxPendingBytes: 64 * MiB,
 			MaxBodyBytes:    100 * MiB,
 		},
-		Ingest:      baseIngest(),
-		Cardinality: baseCardinality(),
-		Writer:      Writer{LabelCacheBytes: 64 * MiB, ReadAheadBytes: MiB},
+		Ingest: baseIngest(),
+		Writer: Writer{LabelCacheBytes: 64 * MiB, ReadAheadBytes: MiB},
 	}
 }
 

@@ -32,7 +32,6 @@ func (d *decoder) validate(m *Millrace) {
 	d.validateStreams(m)
 	d.validateFleet(m)
 	d.validateIngest(&m.Ingest)
-	d.validateCardinality(&m.Cardinality)
 	const scraper, writer = "millrace.scraper.", "millrace.writer."
 	if m.Scraper.Linger <= 0 || m.Scraper.Linger > maxLinger {
 		d.fail(scraper+"linger", "is "+m.Scraper.Linger.String(), "choose a duration above 0 and at most 10s")

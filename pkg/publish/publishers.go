@@ -34,8 +34,6 @@ type Config struct {
 	MaxBatchBytes int
 	// DictAge is how long the stream keeps dictionaries.
 	DictAge time.Duration
-	// AnnounceEvery is how often a dictionary that is in use is published again; default and most: half of DictAge.
-	AnnounceEvery time.Duration
 	// Name tells these publishers from others of the process: in the names of the actors, and as the label stream of the metrics.
 	Name string
 	// Logger and Registerer receive log lines and metrics. Publishers with different names may share a registry.
@@ -55,9 +53,6 @@ type Publishers struct {
 
 // New returns publishers. system is where their actors' log and metrics go.
 func New(cfg Config, system *actor.System) *Publishers {
-	if half := cfg.DictAge / 2; cfg.AnnounceEvery <= 0 || cfg.AnnounceEvery > half {
-		cfg.AnnounceEvery = half
-	}
 	p := &Publishers{cfg: cfg, system: system, metrics: newMetrics(cfg.Name, cfg.Registerer), began: time.Now()}
 	for n := range cfg.Partitions {
 		p.list = append(p.list, newPublisher(p, n))

@@ -30,8 +30,6 @@ type Layout struct {
 	LeaseTTL time.Duration
 	// Frames, Deltas, Dicts and Rejected say how long messages are kept. Relabelled is kept like Dicts.
 	Frames, Deltas, Dicts, Rejected Keep
-	// Verdicts is whether there are limits on series, whose verdicts are kept like Dicts.
-	Verdicts bool
 }
 
 // Keep bounds a stream. The oldest messages go first.
@@ -119,7 +117,7 @@ func (c *Conn) streams(l Layout) []jetstream.StreamConfig {
 	}
 	targets := config(Targets, Keep{}, true, c.Prefix+".targets.>")
 	targets.AllowMsgTTL = true // a removed target's last message ends by itself
-	list := []jetstream.StreamConfig{
+	return []jetstream.StreamConfig{
 		targets,
 		config(Dicts, l.Dicts, true, c.Prefix+".dicts.>"),
 		config(Relabelled, l.Dicts, true, c.Prefix+".relabelled.>"),
@@ -127,10 +125,6 @@ func (c *Conn) streams(l Layout) []jetstream.StreamConfig {
 		config(Deltas, l.Deltas, false, c.Prefix+".deltas.*"),
 		config(Rejected, l.Rejected, false, c.Prefix+".rejected.>"),
 	}
-	if l.Verdicts {
-		list = append(list, config(Verdicts, Keep{Age: l.Dicts.Age}, false, c.Prefix+".verdicts.*"))
-	}
-	return list
 }
 
 // bucketPrefix begins the names of the streams that are key-value buckets.
@@ -177,19 +171,6 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 		return fmt.Errorf("updating the stream %s: %w", want.Name, err)
 	}
 	return nil
-}
-
-// Partitions returns the number of partitions of the streams that exist.
-func (c *Conn) Partitions(ctx context.Context) (int, error) {
-	info, err := c.streamInfo(ctx, Frames)
-	if err != nil {
-		return 0, err
-	}
-	n, err := strconv.Atoi(info.Config.Metadata[metaPartitions])
-	if err != nil || n < 1 {
-		return 0, fmt.Errorf("stream %s has %s=%q, which is no number of partitions", c.Stream(Frames), metaPartitions, info.Config.Metadata[metaPartitions])
-	}
-	return n, nil
 }
 
 // agrees tells whether a stream fits the configuration in what is fixed when it is made.

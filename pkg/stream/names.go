@@ -16,7 +16,6 @@ const (
 	Frames     = "FRAMES"
 	Deltas     = "DELTAS"
 	Rejected   = "REJECTED"
-	Verdicts   = "VERDICTS"
 
 	// Members holds the processes of the fleet, Leases who owns what, Sources what scrapers know of sources.
 	Members = "members"
@@ -99,14 +98,6 @@ func (n Names) Deltas(partition int) string { return fmt.Sprintf("%s.deltas.%d",
 func (n Names) Ask(partition int) string {
 	return fmt.Sprintf("%s.ask.relabel.%d", n.Prefix, partition)
 }
-
-// Verdicts returns the subject on which stands which series of a partition have a place within the limits: "millrace.verdicts.3".
-func (n Names) Verdicts(partition int) string {
-	return fmt.Sprintf("%s.verdicts.%d", n.Prefix, partition)
-}
-
-// Limits returns the subject on which partitions ask for places within limits that hold for the whole fleet. It is not stored.
-func (n Names) Limits() string { return n.Prefix + ".limits" }
 
 // Rejected returns the subject of what an endpoint refused: "millrace.rejected.<endpoint>".
 func (n Names) Rejected(endpoint string) string { return n.Prefix + ".rejected." + endpoint }

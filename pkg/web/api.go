@@ -20,11 +20,8 @@ const (
 )
 
 func (e *apiError) code() int {
-	switch e.errorType {
-	case errorTimeout:
+	if e.errorType == errorTimeout {
 		return http.StatusServiceUnavailable
-	case errorBadData:
-		return http.StatusBadRequest
 	}
 	return http.StatusInternalServerError
 }
@@ -47,14 +44,12 @@ type apiResponse struct {
 
 // api makes a handler of a function that returns data or an error; providers get ProviderTimeout.
 func (s *Server) api(get func(r *http.Request) (any, *apiError)) http.Handler {
-	return s.apiWithin(s.cfg.ProviderTimeout, get)
-}
-
-// answer makes a handler of a function that returns data or an error.
-func (s *Server) answer(get func(r *http.Request) (any, *apiError)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.ProviderTimeout)
+		defer cancel()
+
 		code, response := http.StatusOK, apiResponse{Status: "success"}
-		data, apiErr := get(r)
+		data, apiErr := get(r.WithContext(ctx))
 		if apiErr != nil {
 			code = apiErr.code()
 			response = apiResponse{Status: "error", ErrorType: apiErr.errorType, Error: apiErr.err.Error()}

@@ -63,10 +63,6 @@ type Config struct {
 	// Default: an empty status.
 	Status func(ctx context.Context) Status
 
-	// Cardinality answers GET /api/v1/cardinality with what the parameters ask for, which Prometheus's envelope takes. It has CardinalityTimeout. Default: that path
-	// does not exist.
-	Cardinality func(ctx context.Context, parameters url.Values) (any, error)
-
 	// ReadHeaderTimeout limits the time to read a request's headers. Default: 10 s.
 	ReadHeaderTimeout time.Duration
 	// ReadTimeout limits the time to read a whole request, and how long one may run (a long profile). Default: 5 min.

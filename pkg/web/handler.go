@@ -85,9 +85,6 @@ func (s *Server) routes() http.Handler {
 	handle("GET /api/v1/status", s.api(s.status))
 	handle("GET /api/v1/status/config", s.api(s.statusConfig))
 	handle("GET /api/v1/status/buildinfo", s.api(s.statusBuildInfo))
-	if s.cfg.Cardinality != nil {
-		handle("GET /api/v1/cardinality", s.cardinality())
-	}
 	handle("GET /debug/pprof/", http.HandlerFunc(pprof.Index))
 	handle("GET /debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
 	handle("GET /debug/pprof/profile", http.HandlerFunc(pprof.Profile))

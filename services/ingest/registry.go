@@ -174,7 +174,7 @@ func (r *registry) reset() {
 }
 
 // keep forgets what was not pushed for a while, again and again until ctx ends.
-func (r *registry) keep(ctx context.Context, idle time.Duration, each bool) error {
+func (r *registry) keep(ctx context.Context, idle time.Duration) error {
 	tick := time.NewTicker(min(idle/4, time.Minute))
 	defer tick.Stop()
 	for {
@@ -182,13 +182,13 @@ func (r *registry) keep(ctx context.Context, idle time.Duration, each bool) erro
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			r.sweep(seconds(now.Add(-idle)), each)
+			r.sweep(seconds(now.Add(-idle)))
 		}
 	}
 }
 
-// sweep forgets what was not pushed since a time, in seconds; each is as in [source.forget].
-func (r *registry) sweep(before int64, each bool) {
+// sweep forgets what was not pushed since a time, in seconds.
+func (r *registry) sweep(before int64) {
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
@@ -207,7 +207,7 @@ func (r *registry) sweep(before int64, each bool) {
 	}
 	r.mu.RUnlock()
 	for k, s := range list {
-		r.series.Add(-int64(s.forget(before, each)))
+		r.series.Add(-int64(s.forget(before)))
 		r.mu.Lock()
 		s.mu.Lock()
 		if len(s.series) == 0 {

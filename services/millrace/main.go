@@ -50,8 +50,6 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app.Terminate(func(code int) { ended = code })
 
 	run, o := runCommand(app)
-	cardinalityCmd, survey := cardinalityCommand(app, o.log)
-	relabelTestCmd, trial := relabelTestCommand(app)
 	check := app.Command("check", "Check configuration files, or a running Millrace.")
 	checkConfig := check.Command("config", "Check configuration files, without connecting to anything.")
 	files := checkConfig.Arg("file", "Configuration files.").Required().Strings()
@@ -77,10 +75,6 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	switch name {
 	case run.FullCommand():
 		err = o.run(ctx, stderr)
-	case cardinalityCmd.FullCommand():
-		err = survey.run(ctx, stdout, stderr)
-	case relabelTestCmd.FullCommand():
-		err = trial.run(stdout)
 	case checkConfig.FullCommand():
 		err = checkConfigs(*files, stdout, stderr)
 	case checkReady.FullCommand():
@@ -127,13 +121,6 @@ func runCommand(app *kingpin.Application) (*kingpin.CmdClause, *runOptions) {
 	c.Flag("web.listen-address", "Address to listen on for the page, metrics and API. Repeatable.").Default(":9474").StringsVar(&o.listen)
 	c.Flag("web.config.file", "File with TLS and authentication of the web address (exporter-toolkit format).").Default("").StringVar(&o.webConfig)
 	c.Flag("web.enable-remote-write-receiver", "Take remote_write 1.0 and 2.0 at /api/v1/write of the web address.").BoolVar(&o.remoteWrite)
-	natsFlags(c, o)
-	flag.AddFlags(app, o.log)
-	return c, o
-}
-
-// natsFlags are the flags that say where NATS is.
-func natsFlags(c *kingpin.CmdClause, o *runOptions) {
 	c.Flag("nats.url", "NATS servers, separated by commas. Empty for an embedded server. Overrides millrace.nats.url.").Default("").StringVar(&o.natsURL)
 	c.Flag("nats.creds", "NATS credentials file. Overrides millrace.nats.credentials_file.").Default("").StringVar(&o.natsCreds)
 	c.Flag("nats.nkey-seed-file", "File with an NKey seed. Overrides millrace.nats.nkey_seed_file.").Default("").StringVar(&o.natsSeed)
@@ -144,4 +131,6 @@ func natsFlags(c *kingpin.CmdClause, o *runOptions) {
 	c.Flag("nats.tls.key-file", "Key of the client certificate. Overrides millrace.nats.tls.key_file.").Default("").StringVar(&o.natsKey)
 	c.Flag("nats.tls.server-name", "Name to expect in the NATS server's certificate. Overrides millrace.nats.tls.server_name.").Default("").StringVar(&o.natsSNI)
 	c.Flag("nats.tls.insecure-skip-verify", "Do not verify the NATS server's certificate.").BoolVar(&o.natsInsecure)
+	flag.AddFlags(app, o.log)
+	return c, o
 }

@@ -122,25 +122,22 @@ func (p *process) has(service string) bool { return slices.Contains(p.services, 
 
 // load reads the configuration file, with the flags that override it.
 func (p *process) load() (*config.Config, error) {
-	return config.Load(p.opts.configFile, p.log, p.override)
-}
-
-// override sets what flags say of NATS.
-func (p *process) override(m *config.Millrace) {
 	o := p.opts
-	for _, f := range []struct {
-		flag string
-		to   *string
-	}{
-		{o.natsURL, &m.NATS.URL}, {o.natsCreds, &m.NATS.CredentialsFile}, {o.natsSeed, &m.NATS.NKeySeedFile}, {o.natsUser, &m.NATS.Username},
-		{o.natsPassword, &m.NATS.PasswordFile}, {o.natsCA, &m.NATS.TLS.CAFile}, {o.natsCert, &m.NATS.TLS.CertFile},
-		{o.natsKey, &m.NATS.TLS.KeyFile}, {o.natsSNI, &m.NATS.TLS.ServerName},
-	} {
-		if f.flag != "" {
-			*f.to = f.flag
+	return config.Load(o.configFile, p.log, func(m *config.Millrace) {
+		for _, f := range []struct {
+			flag string
+			to   *string
+		}{
+			{o.natsURL, &m.NATS.URL}, {o.natsCreds, &m.NATS.CredentialsFile}, {o.natsSeed, &m.NATS.NKeySeedFile}, {o.natsUser, &m.NATS.Username},
+			{o.natsPassword, &m.NATS.PasswordFile}, {o.natsCA, &m.NATS.TLS.CAFile}, {o.natsCert, &m.NATS.TLS.CertFile},
+			{o.natsKey, &m.NATS.TLS.KeyFile}, {o.natsSNI, &m.NATS.TLS.ServerName},
+		} {
+			if f.flag != "" {
+				*f.to = f.flag
+			}
 		}
-	}
-	m.NATS.TLS.InsecureSkipVerify = m.NATS.TLS.InsecureSkipVerify || o.natsInsecure
+		m.NATS.TLS.InsecureSkipVerify = m.NATS.TLS.InsecureSkipVerify || o.natsInsecure
+	})
 }
 
 // settleTime is how long after the start the code of the start is not needed any more.
@@ -313,7 +310,7 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 	layout := stream.Layout{
 		Partitions: m.Streams.Partitions, Replicas: m.Streams.Replicas,
 		LeaseTTL: time.Duration(m.Fleet.LeaseTTL), Frames: keep(m.Streams.Frames), Deltas: keep(m.Streams.Deltas), Dicts: keep(m.Streams.Dictionaries),
-		Rejected: keep(m.Streams.Rejected), Verdicts: m.Cardinality.Enabled() && (makes || p.has("relabel")),
+		Rejected: keep(m.Streams.Rejected),
 	}
 	for {
 		err := step(ctx, layout)
@@ -348,7 +345,7 @@ func (p *process) newFleet(conn *stream.Conn, m *config.Millrace) *fleet.Fleet {
 func (p *process) startPublishers(ctx context.Context, stop context.CancelCauseFunc, conn *stream.Conn, m *config.Millrace) (end func()) {
 	base := publish.Config{
 		Conn: conn, Partitions: m.Streams.Partitions, MaxBatchBytes: int(m.Scraper.MaxBatchBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
-		AnnounceEvery: announceEvery(&m.Cardinality), Logger: p.log.With("component", "publisher"), Registerer: p.reg,
+		Logger: p.log.With("component", "publisher"), Registerer: p.reg,
 	}
 	var ends []func()
 	if p.has("scraper") || p.has("ingest") {
@@ -387,18 +384,14 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 		p.scraper = scraper.New(scraper.Config{
 			Conn: conn, Partitions: parts, Publishers: p.publishers, Fleet: p.fleet, Linger: time.Duration(m.Scraper.Linger),
 			MaxPendingBytes: int64(m.Scraper.MaxPendingBytes), MaxBodyBytes: int64(m.Scraper.MaxBodyBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
-			StartTimestamps: m.Scraper.StartTimestamps, LoopbackIdentity: m.Scraper.LoopbackIdentity, SeriesIdle: seriesIdle(&m.Cardinality),
-			Logger: p.log.With("service", "scraper"), Registerer: p.reg,
+			StartTimestamps: m.Scraper.StartTimestamps, LoopbackIdentity: m.Scraper.LoopbackIdentity, Logger: p.log.With("service", "scraper"), Registerer: p.reg,
 		}, p.system)
 	}
 	if p.has("ingest") {
 		p.makeIngest(conn, m)
 	}
 	if p.has("relabel") {
-		p.relabel = relabel.New(relabel.Config{
-			Conn: conn, Partitions: parts, Fleet: p.fleet, Limits: seriesLimits(&m.Cardinality), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
-			Logger: p.log.With("service", "relabel"), Registerer: p.reg,
-		}, p.system)
+		p.relabel = relabel.New(relabel.Config{Conn: conn, Partitions: parts, Fleet: p.fleet, Logger: p.log.With("service", "relabel"), Registerer: p.reg}, p.system)
 	}
 	if p.has("writer") {
 		p.writer = writer.New(writer.Config{

@@ -64,7 +64,7 @@ func applicable(cfg *config.Config) error {
 		if _, err := remotewrite.NewClient(e.Name, e.RemoteWriteConfig); err != nil {
 			return fmt.Errorf("%s: remote_write %q: %w", cfg.Path, e.Name, err)
 		}
-		r := rules.Rules{External: e.ExternalLabels, Relabel: e.WriteRelabelConfigs, Limits: limitsHash(&cfg.Millrace.Cardinality)}
+		r := rules.Rules{External: e.ExternalLabels, Relabel: e.WriteRelabelConfigs}
 		if _, err := r.Hash(); err != nil {
 			return fmt.Errorf("%s: remote_write %q: %w", cfg.Path, e.Name, err)
 		}
@@ -77,7 +77,7 @@ func (p *process) apply(ctx context.Context, cfg *config.Config) error {
 	var toRelabel []relabel.Endpoint
 	var toWriter []writer.Endpoint
 	for _, e := range cfg.Endpoints {
-		r := rules.Rules{External: e.ExternalLabels, Relabel: e.WriteRelabelConfigs, Limits: limitsHash(&cfg.Millrace.Cardinality)}
+		r := rules.Rules{External: e.ExternalLabels, Relabel: e.WriteRelabelConfigs}
 		toRelabel = append(toRelabel, relabel.Endpoint{Name: e.Name, Rules: r})
 		toWriter = append(toWriter, writer.Endpoint{Name: e.Name, Rules: r, RetryOn429: e.RetryOn429, RemoteWriteConfig: e.RemoteWriteConfig})
 	}

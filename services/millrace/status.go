@@ -28,7 +28,7 @@ func (p *process) startWeb() error {
 			BuildDate: version.BuildDate, GoVersion: version.GoVersion,
 		},
 		Ready: p.notReady, Reload: p.reload, ConfigYAML: func() string { return p.cfg.Load().Redacted() },
-		Targets: p.targets, Status: p.status, RemoteWrite: remoteWrite, Cardinality: p.cardinality,
+		Targets: p.targets, Status: p.status, RemoteWrite: remoteWrite,
 	})
 	if err != nil {
 		return err

@@ -14,7 +14,6 @@ import (
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
-	"github.com/millrace/millrace/services/relabel/limit"
 )
 
 // partition is the actor that relabels the dictionaries of one partition. Its durable mailbox is the stream DICTS.
@@ -22,11 +21,9 @@ type partition struct {
 	svc    *Service
 	plan   *plan
 	number int
-	epoch  uint64 // of the lease
 	log    *slog.Logger
 
-	limits  atomic.Pointer[limit.Partition] // nil where there are no limits
-	waiting atomic.Pointer[string]          // on what, for people; nil while all is well
+	waiting atomic.Pointer[string] // on what, for people; nil while all is well
 }
 
 // asks is how many questions of writers may wait.
@@ -41,38 +38,6 @@ func (p *partition) Serve(ctx context.Context) error {
 		return fmt.Errorf("listening for writers: %w", err)
 	}
 	defer sub.Unsubscribe()
-	defer p.waiting.Store(nil)
-	sides, ctx := errgroup.WithContext(ctx)
-	if p.number == 0 && p.svc.cfg.Limits.Enabled() {
-		sides.Go(func() error { return actor.Try(func() error { return p.account(ctx) }) })
-	}
-	sides.Go(func() error { return actor.Try(func() error { return p.work(ctx, questions) }) })
-	return sides.Wait()
-}
-
-// work reads dictionaries and questions.
-func (p *partition) work(ctx context.Context, questions <-chan *nats.Msg) error {
-	var limits *limit.Partition
-	if p.svc.cfg.Limits.Enabled() {
-		var err error
-		if limits, err = p.openLimits(ctx); err != nil {
-			return err
-		}
-		defer limits.Close()
-	}
-	sides, ctx := errgroup.WithContext(ctx)
-	if limits != nil {
-		sides.Go(func() error { return actor.Try(func() error { return limits.Introduce(ctx) }) })
-		sides.Go(func() error { return actor.Try(func() error { return p.sweep(ctx, limits) }) })
-	}
-	sides.Go(func() error { return actor.Try(func() error { return p.answer(ctx, questions) }) })
-	sides.Go(func() error { return actor.Try(func() error { return p.follow(ctx) }) })
-	return sides.Wait()
-}
-
-// follow evaluates the dictionaries of the mailbox.
-func (p *partition) follow(ctx context.Context) error {
-	conn := p.svc.cfg.Conn
 	mb, err := conn.OpenMailbox(ctx, stream.MailboxConfig{
 		Stream: stream.Dicts, Filter: conn.DictPartition(p.number), Key: fmt.Sprintf("relabel.%d", p.number), Generation: p.plan.hash, ReadAhead: 16,
 	})
@@ -80,12 +45,22 @@ func (p *partition) follow(ctx context.Context) error {
 		return err
 	}
 	defer mb.Close()
+	defer p.waiting.Store(nil)
+
+	sides, ctx := errgroup.WithContext(ctx)
+	sides.Go(func() error { return actor.Try(func() error { return p.answer(ctx, questions) }) })
+	sides.Go(func() error { return actor.Try(func() error { return p.follow(ctx, mb) }) })
+	return sides.Wait()
+}
+
+// follow evaluates the dictionaries of the mailbox.
+func (p *partition) follow(ctx context.Context, mb *stream.Mailbox) error {
 	for {
 		msg, err := mb.Next(ctx)
 		if err != nil {
 			return err
 		}
-		if err := p.relabel(ctx, msg, false); err != nil {
+		if err := p.relabel(ctx, msg); err != nil {
 			return err
 		}
 		mb.Handled(msg.Seq, 0)
@@ -111,7 +86,7 @@ func (p *partition) answer(ctx context.Context, questions <-chan *nats.Msg) erro
 			}
 			if err == nil {
 				p.svc.metrics.asked.Inc()
-				err = p.relabel(ctx, msg, true)
+				err = p.relabel(ctx, msg)
 			}
 			if err != nil && ctx.Err() == nil {
 				p.log.Warn("Cannot relabel a dictionary that a writer asks for", "dictionary", id, "err", err)
@@ -121,8 +96,8 @@ func (p *partition) answer(ctx context.Context, questions <-chan *nats.Msg) erro
 }
 
 // relabel evaluates one dictionary with all rules and publishes what each endpoint gets. A dictionary that cannot be read is named in the log
-// and left where it is. Where there are limits, what the endpoints have is not published again unless a writer has asked.
-func (p *partition) relabel(ctx context.Context, msg stream.Message, asked bool) error {
+// and left where it is.
+func (p *partition) relabel(ctx context.Context, msg stream.Message) error {
 	id, err := p.svc.cfg.Conn.DictOf(msg.Subject)
 	if err != nil {
 		p.svc.metrics.unreadable.Inc()
@@ -135,21 +110,10 @@ func (p *partition) relabel(ctx context.Context, msg stream.Message, asked bool)
 		p.log.Error("Cannot read a dictionary; its samples wait until it can be read", "dictionary", id, "seq", msg.Seq, "err", err)
 		return nil
 	}
-	limits := p.limits.Load()
-	if limits != nil {
-		verdict, current, err := limits.Judge(ctx, d, msg.Time)
-		if err != nil || current && !asked {
-			return err
-		}
-		d = &frame.Dictionary{ID: d.ID, Job: d.Job, Series: verdict.Apply(d.Series)}
-	}
 	for i := range p.plan.groups {
 		if err := p.evaluate(ctx, &p.plan.groups[i], d); err != nil {
 			return err
 		}
-	}
-	if limits != nil {
-		limits.Published(id)
 	}
 	return nil
 }
@@ -170,7 +134,7 @@ func (p *partition) evaluate(ctx context.Context, g *group, d *frame.Dictionary)
 	p.svc.metrics.dictionaries.Inc()
 	p.svc.metrics.series.Add(float64(len(series)))
 	for k := range series {
-		if series[k].Labels.IsEmpty() && !d.Series[k].Labels.IsEmpty() {
+		if series[k].Labels.IsEmpty() {
 			p.svc.metrics.dropped.Inc()
 		}
 	}
@@ -196,7 +160,7 @@ func (p *partition) failed(g *group, d *frame.Dictionary, err error) {
 
 // wait notes what the stream said to a failed try.
 func (p *partition) wait(err error) {
-	reason := "the stream: " + err.Error()
+	reason := err.Error()
 	if p.waiting.Swap(&reason) == nil {
 		p.log.Warn("The stream does not take relabelled dictionaries, trying again", "err", err)
 	}

@@ -25,7 +25,6 @@ import (
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
-	"github.com/millrace/millrace/services/relabel/limit"
 )
 
 // patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
@@ -68,17 +67,11 @@ func newConn(t *testing.T) *stream.Conn {
 // start runs a service until stop or the end of the test.
 func start(t *testing.T, conn *stream.Conn, endpoints ...Endpoint) (r *rig, stop func()) {
 	t.Helper()
-	return startLimited(t, conn, limit.Limits{}, endpoints...)
-}
-
-// startLimited is start with limits on series.
-func startLimited(t *testing.T, conn *stream.Conn, limits limit.Limits, endpoints ...Endpoint) (r *rig, stop func()) {
-	t.Helper()
 	r = &rig{t: t, conn: conn, log: &logBuffer{}, reg: prometheus.NewPedanticRegistry()}
 	logger := slog.New(slog.NewTextHandler(r.log, nil))
 	system := actor.NewSystem("test", logger, r.reg)
 	member, leave := fleettest.Join(t, conn, "relabel")
-	r.Service = New(Config{Conn: conn, Partitions: 2, Fleet: member, Limits: limits, DictAge: 3 * time.Hour, Logger: logger, Registerer: r.reg}, system)
+	r.Service = New(Config{Conn: conn, Partitions: 2, Fleet: member, Logger: logger, Registerer: r.reg}, system)
 	if err := r.ApplyConfig(endpoints); err != nil {
 		t.Fatal(err)
 	}

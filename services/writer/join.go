@@ -32,7 +32,6 @@ const goneFor = time.Minute
 // join returns the encoded series that the endpoint gets for a dictionary. Where the relabel service has not evaluated it yet, it waits.
 func (p *partition) join(ctx context.Context, id frame.DictID) (*remotewrite.Block, error) {
 	generation := p.ep.generation()
-	p.renew()
 	if p.lastBlock != nil && p.lastDict == id && p.lastLearned == generation {
 		return p.lastBlock, nil
 	}
@@ -66,7 +65,7 @@ func (p *partition) join(ctx context.Context, id frame.DictID) (*remotewrite.Blo
 		if err := p.learn(ctx, id, j.content); err != nil {
 			return nil, err
 		}
-		p.joined[id] = joined{content: p.joined[id].content, learned: generation}
+		p.joined[id] = joined{content: j.content, learned: generation}
 	}
 	p.lastDict, p.lastBlock, p.lastLearned = id, block, generation
 	return block, nil
@@ -79,38 +78,32 @@ func (p *partition) block(ctx context.Context, id, content frame.DictID) (*remot
 	if e := c.get(key); e != nil {
 		return e.block, nil
 	}
-	series, content, err := p.series(ctx, id, content)
+	series, err := p.series(ctx, id, content)
 	if err != nil {
 		return nil, err
 	}
-	key.content = content
 	block := remotewrite.NewBlock(p.ep.protocol, series)
 	c.put(&entry{key: key, bytes: block.Bytes(), block: block})
 	return block, nil
 }
 
-// series returns the final series list, from the packed one in the cache or from the stream, which may have another one by now, and the name of its content.
-func (p *partition) series(ctx context.Context, id, content frame.DictID) ([]frame.Series, frame.DictID, error) {
+// series returns the final series list, from the packed one in the cache or from the stream.
+func (p *partition) series(ctx context.Context, id, content frame.DictID) ([]frame.Series, error) {
 	c := p.ep.svc.cache
 	if e := c.get(cacheKey{content, 0}); e != nil {
-		list, err := e.packed.Series()
-		return list, content, err
+		return e.packed.Series()
 	}
 	packed, err := p.fetch(ctx, id)
 	if err != nil {
-		return nil, content, err
-	}
-	if j, ok := p.joined[id]; ok && j.content != packed.Content {
-		p.joined[id] = joined{content: packed.Content}
+		return nil, err
 	}
 	c.put(&entry{key: cacheKey{packed.Content, 0}, bytes: packed.Packed(), packed: packed})
-	list, err := packed.Series()
-	return list, packed.Content, err
+	return packed.Series()
 }
 
 // learn tells the endpoint's metadata which families a dictionary has.
 func (p *partition) learn(ctx context.Context, id, content frame.DictID) error {
-	series, _, err := p.series(ctx, id, content)
+	series, err := p.series(ctx, id, content)
 	if err != nil {
 		return err
 	}

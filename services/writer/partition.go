@@ -40,8 +40,6 @@ type partition struct {
 	marks    map[uint64]uint64 // the same by publisher, where there are several
 	since    time.Time         // when the position was made
 
-	renewed *renewals // nil where there are no limits on series
-
 	gone map[frame.DictID]time.Time // dictionaries that the stream has lost, and when that was found
 
 	lastDict    frame.DictID
@@ -83,12 +81,6 @@ func (p *partition) Serve(ctx context.Context) error {
 	p.mb = mb
 	p.joined, p.seen, p.gone = map[frame.DictID]joined{}, map[uint64]place{}, map[frame.DictID]time.Time{}
 	p.lastBlock, p.current = nil, nil
-	stopRenewals, err := p.followRenewals()
-	if err != nil {
-		mb.Close()
-		return err
-	}
-	defer stopRenewals()
 	p.unsent.Store(0)
 	p.free, p.out = make(chan *remotewrite.Request, requests), make(chan *parcel)
 	for range requests {

@@ -14,7 +14,6 @@ func (p *partition) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			p.renewed.check(p.ep.svc.cfg.Conn.NC)
 			ask, cancel := context.WithTimeout(ctx, 2*time.Second)
 			if n, err := p.mb.Pending(ask); err == nil {
 				p.behind.Store(n)
