@@ -86,6 +86,9 @@ func (o *runOptions) run(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return usageError{fmt.Errorf("loading the configuration: %w", err)}
 	}
+	if cfg.Millrace.NATS.IsEmbedded() && ctx.Err() == nil {
+		relaxTimers() // not over a cluster: there, consumers that are made anew after a node's end then wait for minutes
+	}
 	p.cfg.Store(&loaded{cfg, time.Now()})
 	klog.SetSlogLogger(p.log.With("component", "kubernetes client"))
 	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), versioncollector.NewCollector("millrace"))
