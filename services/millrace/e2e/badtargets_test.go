@@ -74,7 +74,8 @@ func exposes(body string) http.HandlerFunc {
 
 func TestTargetsOfAGiBAreCutOff(t *testing.T) {
 	packed, chunk := bomb(t), lines()
-	badTargets(t, 600<<20, []badTarget{
+	// The time is what a slow machine takes for two times 100 MiB with the race detector.
+	badTargets(t, 600<<20, 20*time.Second, []badTarget{
 		{
 			name: "a GiB", says: "body size limit exceeded",
 			serve: func(w http.ResponseWriter, r *http.Request) {
@@ -114,7 +115,7 @@ func TestBadTargetsHarmNobodyElse(t *testing.T) {
 		z.Close()
 		return b.Bytes()
 	}
-	badTargets(t, 600<<20, []badTarget{
+	badTargets(t, 600<<20, 3*time.Second, []badTarget{
 		{
 			name: "never ends", says: "context deadline exceeded",
 			serve: func(w http.ResponseWriter, r *http.Request) {
@@ -183,8 +184,9 @@ func TestBadTargetsHarmNobodyElse(t *testing.T) {
 	})
 }
 
-// badTargets scrapes bad targets and a good one, and checks what becomes of each. The process stays below a limit of resident memory.
-func badTargets(t *testing.T, limit int64, bad []badTarget) {
+// badTargets scrapes bad targets and a good one at an interval, which is the timeout too, and checks what becomes of each. The process stays below a
+// limit of resident memory.
+func badTargets(t *testing.T, limit int64, interval time.Duration, bad []badTarget) {
 	rec := newRecorder(t, "")
 	var good atomic.Int64
 	var jobs strings.Builder
@@ -204,9 +206,9 @@ func badTargets(t *testing.T, limit int64, bad []badTarget) {
 		})
 	}
 	add("good", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "good_scrapes_total %d\n", good.Add(1)) })
-	p := startMillrace(t, "global: {scrape_interval: 3s, scrape_timeout: 3s}\nscrape_configs:\n"+jobs.String()+"remote_write:\n"+remoteWrite("main", rec.URL), asShipped())
+	p := startMillrace(t, fmt.Sprintf("global: {scrape_interval: %v, scrape_timeout: %[1]v}\nscrape_configs:\n", interval)+jobs.String()+"remote_write:\n"+remoteWrite("main", rec.URL), asShipped())
 	stop := p.watchRSS()
-	eventually(t, 120*time.Second, "three scrapes of each target", func() error {
+	eventually(t, 60*time.Second+4*interval, "three scrapes of each target", func() error {
 		for i := range bad {
 			if n := scrapes[i].Load(); n < 3 {
 				return fmt.Errorf("%s: %d", bad[i].name, n)
@@ -218,10 +220,10 @@ func badTargets(t *testing.T, limit int64, bad []badTarget) {
 		return nil
 	})
 	for i := range bad {
-		t.Run(bad[i].name, func(t *testing.T) { bad[i].check(t, p, rec) })
+		t.Run(bad[i].name, func(t *testing.T) { bad[i].check(t, p, rec, 30*time.Second+interval) })
 	}
 	goods := good.Load()
-	eventually(t, 30*time.Second, "samples of the good target", func() error {
+	eventually(t, 30*time.Second+interval, "samples of the good target", func() error {
 		for text, v := range rec.newest() {
 			if strings.Contains(text, "good_scrapes_total") && v > float64(goods) {
 				return nil
@@ -245,8 +247,9 @@ func badTargets(t *testing.T, limit int64, bad []badTarget) {
 	}
 }
 
-func (b *badTarget) check(t *testing.T, p *proc, rec *recorder) {
-	eventually(t, 30*time.Second, "what Prometheus says of such a target", func() error {
+// check waits for what is to become of the target.
+func (b *badTarget) check(t *testing.T, p *proc, rec *recorder, wait time.Duration) {
+	eventually(t, wait, "what Prometheus says of such a target", func() error {
 		target := p.target(b.name)
 		if (target.Health == "up") != (b.up == 1) || b.says != "" && !strings.Contains(target.LastError, b.says) {
 			return fmt.Errorf("health %s, error %.300q", target.Health, target.LastError)
