@@ -136,7 +136,7 @@ type Scraper struct {
 
 // Writer bounds the memory that sending takes.
 type Writer struct {
-	// LabelCacheBytes is the memory for label sets encoded for the wire, per process; at least 1MiB. Default 64MiB.
+	// LabelCacheBytes is the memory for label sets encoded for the wire, per process; at least 1MiB. Default 128MiB.
 	LabelCacheBytes ByteSize `yaml:"label_cache_bytes"`
 	// ReadAheadBytes is how many bytes of batches are read ahead for one endpoint and partition at most; all together
 	// hold at most this times the endpoints times the partitions that this process owns. At least 1MiB. Default 1MiB.
@@ -180,7 +180,7 @@ func baseMillrace() Millrace {
 			MaxBodyBytes:    100 * MiB,
 		},
 		Ingest: baseIngest(),
-		Writer: Writer{LabelCacheBytes: 64 * MiB, ReadAheadBytes: MiB},
+		Writer: Writer{LabelCacheBytes: 128 * MiB, ReadAheadBytes: MiB},
 	}
 }
 

@@ -13,13 +13,14 @@ import (
 	"github.com/millrace/millrace/pkg/frame"
 )
 
-// Block is the final series of one dictionary, encoded for one protocol. It is immutable and safe for concurrent use. It
-// holds a handful of slices without pointers in them, so the garbage collector has nothing to scan.
+// Block is the final series of one dictionary, encoded for one protocol. It is safe for concurrent use, and does not change but for the runs that it keeps. It
+// holds a handful of slices with hardly a pointer in them, so the garbage collector has little to scan.
 type Block struct {
 	series  int
 	dropped int
 
-	v1 fragments // the label sets for V1
+	v1    fragments // the label sets for V1
+	slots []slot    // where samples of V1 have been, each of runLength series
 
 	// For V2: the labels of series i are element rows[i].refs to before rows[i+1].refs of narrow, or of wide where 16 bits do not number the pairs. Each is
 	// the index of a name and value in pairs.
@@ -60,6 +61,7 @@ func NewBlock(p Protocol, series []frame.Series) *Block {
 		b.encodeV2(series)
 	} else {
 		b.v1 = newFragments(series)
+		b.slots = make([]slot, (len(series)+runLength-1)/runLength)
 	}
 	return b
 }
@@ -78,9 +80,9 @@ func (b *Block) Kept(i uint32) bool {
 	return b.rows[i].refs != b.rows[i+1].refs
 }
 
-// Bytes returns the memory that the block holds.
+// Bytes returns the memory that the block holds, with all of its runs.
 func (b *Block) Bytes() int {
-	return int(unsafe.Sizeof(*b)) + b.v1.bytes() + size(b.rows) + size(b.narrow) + size(b.wide) + size(b.pairs) + size(b.metas) +
+	return len(b.slots)*(int(unsafe.Sizeof(slot{})+unsafe.Sizeof(run{}))) + runBytes*len(b.v1.sizes) + int(unsafe.Sizeof(*b)) + b.v1.bytes() + size(b.rows) + size(b.narrow) + size(b.wide) + size(b.pairs) + size(b.metas) +
 		len(b.text) + size(b.starts) + size(b.hashes)
 }
 

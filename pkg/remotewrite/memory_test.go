@@ -17,13 +17,29 @@ import (
 )
 
 func TestRealSeriesTakeLittleMemory(t *testing.T) {
-	for p, limit := range map[Protocol]float64{V1: 55, V2: 110} {
-		all := recordedSeries(t)
-		perSeries := float64(NewBlock(p, all).Bytes()) / float64(len(all))
+	all := recordedSeries(t)
+	for p, limit := range map[Protocol]float64{V1: 90, V2: 110} {
+		b := NewBlock(p, all)
+		perSeries := float64(b.Bytes()) / float64(len(all))
 		t.Logf("%s: %.1f B/series", p, perSeries)
 		if perSeries > limit {
 			t.Errorf("%s: a series takes %.1f bytes, want at most %v", p, perSeries, limit)
 		}
+		if labels := float64(b.v1.bytes()) / float64(len(all)); labels > 55 {
+			t.Errorf("%s: the labels of a series take %.1f bytes, want at most 55", p, labels)
+		}
+	}
+	b, s := NewBlock(V1, all), section{time: benchTime, values: scrape(len(all))}
+	for range 2 {
+		addRuns(NewRequest(V1), b, &s)
+	}
+	held := 0
+	for i := range b.slots {
+		x := b.slots[i].run.Load()
+		held += cap(x.packed) + size(x.gaps) + size(x.times)
+	}
+	if perSeries := float64(held) / float64(len(all)); perSeries > runBytes {
+		t.Errorf("the run of a series takes %.1f bytes, and is counted as %d", perSeries, runBytes)
 	}
 }
 

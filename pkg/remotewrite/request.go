@@ -53,8 +53,16 @@ type Request struct {
 	symbols symbolTable
 	refs    refCache
 
-	raw, packed []byte
+	raw []byte
+	// packed is room for a header and then the message in snappy's block format. While the request is built these are the runs, and what was
+	// added between them, sealed bytes before compression; body is what follows.
+	packed []byte
+	sealed int
+	past   past
 }
+
+// headerRoom is at least what the header of snappy's block format takes, the size of the message as a varint.
+const headerRoom = binary.MaxVarintLen64
 
 // timestampField is a Sample's timestamp field. Samples of a scrape have the same one, so it is kept.
 type timestampField struct {
@@ -86,7 +94,8 @@ func (r *Request) Reset() {
 	r.last = -1
 	r.histogram, r.histogramBlock = -1, nil
 	r.body = reuse(r.body)
-	r.raw, r.packed = reuse(r.raw), reuse(r.packed)
+	r.raw, r.packed = reuse(r.raw), append(reuse(r.packed), make([]byte, headerRoom)...)
+	r.sealed, r.past = 0, past{}
 	if r.protocol == V2 {
 		r.symbols.reset()
 		r.refs.reset()
@@ -110,10 +119,18 @@ func (r *Request) Histograms() int { return r.histograms }
 func (r *Request) Exemplars() int { return r.exemplars }
 
 // Size returns the bytes of the message so far, before compression.
-func (r *Request) Size() int { return len(r.body) + len(r.symbols.fields) }
+func (r *Request) Size() int { return r.sealed + len(r.body) + len(r.symbols.fields) }
 
 // Raw returns the message before compression. It is valid until the next Reset, Add or Raw.
 func (r *Request) Raw() []byte {
+	if r.sealed > 0 {
+		raw, err := s2.Decode(r.raw[:cap(r.raw)], r.Body())
+		if err != nil {
+			panic(err) // it was made here
+		}
+		r.raw = raw
+		return r.raw
+	}
 	if r.protocol == V1 {
 		return r.body
 	}
@@ -122,23 +139,35 @@ func (r *Request) Raw() []byte {
 	return r.raw
 }
 
-// Body returns the message in snappy's block format. It is valid until the next Reset or Body.
+// Body returns the message in snappy's block format. It is valid until the next Reset, Add or Body.
 //
 // Of the encoders of that format s2's is the fastest: on bodies of 2,000 samples it takes about a third (V1) to two thirds (V2) of
 // the CPU time of golang/snappy and packs them smaller (BenchmarkSnappy).
 func (r *Request) Body() []byte {
-	// The encoder wants room for a message that does not shrink, ten times what is needed. That room is shared.
+	if r.sealed > 0 {
+		r.seal()
+		var header [headerRoom]byte
+		n := binary.PutUvarint(header[:], uint64(r.sealed))
+		copy(r.packed[headerRoom-n:], header[:n])
+		return r.packed[headerRoom-n:]
+	}
+	room := snappyRoom(r.Raw())
+	r.packed = append(r.packed[:headerRoom], *room...)
+	scratch.Put(room)
+	return r.packed[headerRoom:]
+}
+
+// snappyRoom returns a message in snappy's block format, in memory of scratch: the encoder wants room for a message that does not shrink, ten times what is needed.
+func snappyRoom(message []byte) *[]byte {
 	room, _ := scratch.Get().(*[]byte)
 	if room == nil {
 		room = new([]byte)
 	}
-	*room = s2.EncodeSnappy((*room)[:cap(*room)], r.Raw())
-	r.packed = append(r.packed[:0], *room...)
-	scratch.Put(room)
-	return r.packed
+	*room = s2.EncodeSnappy((*room)[:cap(*room)], message)
+	return room
 }
 
-// scratch holds *[]byte for Body.
+// scratch holds *[]byte for snappyRoom.
 var scratch sync.Pool
 
 // Add adds a float sample of series i as a TimeSeries of its own: its timestamp and start timestamp in milliseconds (0 is

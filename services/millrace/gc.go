@@ -27,8 +27,8 @@ const (
 	gcRoomFirst = 16 << 20 // bytes
 	gcRoomLeast = 8 << 20
 	gcRoomMost  = 32 << 20
-	gcSoon      = 4 * time.Second
-	gcRare      = 20 * time.Second
+	gcSoon      = 2 * time.Second
+	gcRare      = 7 * time.Second
 	gcLeast     = 7       // percent
 	gcMost      = 400     // percent
 	gcSlack     = 8 << 20 // least bytes between what a heap at its goal takes and the memory limit

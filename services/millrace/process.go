@@ -143,8 +143,8 @@ func (p *process) load() (*config.Config, error) {
 	})
 }
 
-// settleTime is how long after the start the code of the start is not needed any more.
-const settleTime = 5 * time.Second
+// coldTime is how often the process lets go of the parts of its own program that it does not use.
+const coldTime = 10 * time.Second
 
 // retryPause is the time between tries of the start at what NATS does not do yet.
 const retryPause = 2 * time.Second
@@ -200,16 +200,29 @@ func (p *process) serve(ctx context.Context) error {
 	}
 	p.waiting.Store(nil)
 	p.log.Info("Ready", "partitions", m.Streams.Partitions)
-	settled := time.AfterFunc(settleTime, func() {
-		if err := releaseStartPages(); err != nil {
-			p.log.Debug("Memory of the start stays", "err", err)
-		}
-	})
-	defer settled.Stop()
+	p.system.Spawn("cold pages", actor.Func(p.releaseColdPages))
 	err = p.system.Serve(ctx)
 	publishAll()
 	p.log.Info("Stopped")
 	return endOr(ctx, err)
+}
+
+// releaseColdPages does so every coldTime, until ctx ends.
+func (p *process) releaseColdPages(ctx context.Context) error {
+	ticker := time.NewTicker(coldTime)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if err := releaseColdPages(); err != nil {
+			p.log.Debug("Memory of the program that is not in use stays", "err", err)
+			<-ctx.Done()
+			return nil
+		}
+	}
 }
 
 // outlive runs a beside the services, whose end does not end it. The function that it returns does, and waits for that; it may be called again. Where a fails, stop is called.

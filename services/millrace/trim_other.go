@@ -2,5 +2,5 @@
 
 package main
 
-// releaseStartPages does nothing where the system has no way to.
-func releaseStartPages() error { return nil }
+// releaseColdPages does nothing where the system has no way to.
+func releaseColdPages() error { return nil }
