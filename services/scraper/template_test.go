@@ -3,6 +3,7 @@ package scraper
 import (
 	"fmt"
 	"math"
+	"math/big"
 	"math/rand/v2"
 	"runtime"
 	"strconv"
@@ -196,6 +197,14 @@ func TestValuesAreThoseOfTheParser(t *testing.T) {
 		checkValue(t, "-"+v+"\n")
 		checkValue(t, v)
 	}
+	for _, text := range multiplesOfTwoTo64() {
+		checkValue(t, text+"\n")
+		if got, _, ok := readValue([]byte(text + "\n")); ok {
+			if want, err := strconv.ParseFloat(text, 64); err != nil || got != want {
+				t.Errorf("%s is %v; strconv has %v, %v", text, got, want, err)
+			}
+		}
+	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	formats := []byte{'e', 'f', 'g', 'E', 'G'}
 	for range 200_000 {
@@ -211,12 +220,32 @@ func TestValuesAreThoseOfTheParser(t *testing.T) {
 	}
 }
 
+// multiplesOfTwoTo64 returns numbers whose digits make 0 of 64 bits, or do so before their end, in several notations.
+func multiplesOfTwoTo64() (list []string) {
+	two := new(big.Int).Lsh(big.NewInt(1), 64)
+	for k := int64(1); k <= 200; k++ {
+		digits := new(big.Int).Mul(two, big.NewInt(k)).String()
+		list = append(list, digits, "-"+digits, "000"+digits, "0.000"+digits)
+		for _, zeros := range []string{"0", "00", "00000000"} {
+			list = append(list, digits+zeros, digits+"."+zeros, digits+"."+zeros+"e-3")
+		}
+		for _, at := range []int{1, 5, len(digits) - 1} {
+			list = append(list, digits[:at]+"."+digits[at:], digits[:at]+"."+digits[at:]+"e+19", digits[:at]+"."+digits[at:]+"e-7")
+		}
+		list = append(list, digits+"7", digits+"e5", digits+"E-22", digits+"e-30")
+	}
+	return list
+}
+
 // FuzzNumber compares with what strconv makes of the text up to a space or line break.
 func FuzzNumber(f *testing.F) {
 	for _, v := range oddValues {
 		f.Add(v)
 	}
 	for _, v := range []string{"9007199254740993", "1.7976931348623159e308", "2.2250738585072011e-308", "4.9406564584124654e-324", "6631236846766476e-316", "8.5e22", "123456789012345678e-22"} {
+		f.Add(v)
+	}
+	for _, v := range multiplesOfTwoTo64()[:40] {
 		f.Add(v)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
