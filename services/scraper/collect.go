@@ -232,6 +232,9 @@ func (c *collector) take(p textparse.Parser, entry textparse.Entry, f format) er
 	}
 	again := id != unknown && c.seen.has(id)
 	if id != unknown {
+		if !again {
+			c.noteType(id, met)
+		}
 		c.seen.set(id)
 	}
 	if series != dropped {

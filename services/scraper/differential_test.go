@@ -320,6 +320,44 @@ func TestScrapesAreThoseOfPrometheus(t *testing.T) {
 	}
 }
 
+// TestLinesThatComeBackUnderAnotherType compares on lines that come, go and move while the TYPE comment before them changes, on which their labels depend.
+func TestLinesThatComeBackUnderAnotherType(t *testing.T) {
+	cfg := differentialConfig(t)
+	const histogram, summary = "# TYPE odd histogram\n", "# TYPE odd summary\n"
+	lines := []string{"odd{le=\"1\"} 1\n", "odd{quantile=\"1\",le=\"2\"} 1\n", "{\"odd\",\"le\"=\"1\"} 1\n", "drop_me{le=\"1\"} 1\n", "odd{kind=\"gone\",quantile=\"1\"} 1\n", "odd{a=\"1\"} 1\n"}
+	with := func(comment string) string { return "a 1\n" + comment + strings.Join(lines, "") + "z 1\n" }
+	without := func(comment string) string { return "a 1\n" + comment + "z 1\n" }
+	var list []sequence
+	for _, job := range []string{"plain", "relabel", "native"} {
+		for _, bodies := range [][]string{
+			{with(histogram), without(histogram), with("")},
+			{with(histogram), without(histogram), with(summary)},
+			{with(summary), without(summary), with(histogram)},
+			{with(""), without(""), with(histogram), without(""), with("")},
+			{with(histogram), without(""), with(histogram)},
+			// The labels are those of the first type, until the lines are gone.
+			{with(histogram), with(""), with(""), without(""), with("")},
+			{with(histogram), with(summary), without(summary), with(summary), with(summary)},
+			{with(histogram), with(""), without(""), with(histogram), without(histogram), with(histogram), with("")},
+			// A scrape that fails tells of lines too.
+			{"a 1\n", with(histogram) + "bro{ken\n", with(""), without(""), with("")},
+			{without(""), with(histogram) + "bro{ken\n", without(""), with("")},
+		} {
+			for _, contentType := range []string{plainText, openMetrics} {
+				s := sequence{job: job}
+				for _, body := range bodies {
+					if contentType == openMetrics {
+						body += "# EOF\n"
+					}
+					s.steps = append(s.steps, step{body: body, contentType: contentType})
+				}
+				list = append(list, s)
+			}
+		}
+	}
+	compareWithPrometheus(t, cfg, list, 500*time.Millisecond, false)
+}
+
 // TestRecordedScrapesAreThoseOfPrometheus is the same on consecutive scrapes of a real target.
 func TestRecordedScrapesAreThoseOfPrometheus(t *testing.T) {
 	cfg := differentialConfig(t)
