@@ -69,7 +69,8 @@ type collector struct {
 	final    *labels.Builder
 
 	meta       *metadataStore // nil until it is needed
-	metaAll    bool           // it has all comments of the body, as far as that is in memory
+	metaLines  int            // of how many lines of draft it has the comments
+	metaTo     int            // the place in the body up to which it has those behind them
 	commented  int            // the line of draft that has the last comments; -1 for none
 	block      int            // the last such line whose comments meta has
 	described  commentSet     // the comments of old
@@ -177,7 +178,7 @@ func (c *collector) readBody(f format, contentType string) error {
 	if c.view.meta == nil {
 		c.view.meta = newMetadataStore()
 	}
-	c.meta, c.metaAll = c.view.meta, true
+	c.meta = c.view.meta
 	c.meta.begin()
 	p, err := textparse.New(c.body, contentType, nil, c.rules.parser)
 	if p == nil {
@@ -425,7 +426,7 @@ func (c *collector) reset(x *exposition) {
 	c.seen.reset()
 	c.draft.reset()
 	c.starts.reset(false)
-	c.meta, c.metaAll, c.commented, c.block, c.redescribe = nil, false, -1, -1, false
+	c.meta, c.metaLines, c.metaTo, c.commented, c.block, c.redescribe = nil, 0, 0, -1, -1, false
 	c.described.reset()
 	c.counted, c.limitErr, c.bucketErr, c.problems = 0, nil, nil, problems{}
 	c.ls, c.opts = labels.EmptyLabels(), storage.AOptions{}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/prometheus/common/model"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/textparse"
 	"github.com/prometheus/prometheus/model/value"
@@ -118,6 +119,71 @@ func TestMetadataFollowsTheComments(t *testing.T) {
 			now += 1000
 			r.give(l, step{body: fmt.Sprintf(text, says[0], says[1]), contentType: format}, now)
 			check(says[0], says[1])
+		}
+	}
+}
+
+// TestMetadataOfPiecesBefore has new series in a body that comes in pieces: one without HELP first, and pieces later others whose comments the last body had too.
+func TestMetadataOfPiecesBefore(t *testing.T) {
+	body := func(scrape int, helpless bool) string {
+		var b strings.Builder
+		b.WriteString("# TYPE first gauge\nfirst 1\n")
+		if helpless {
+			b.WriteString("helpless{new=\"1\"} 1\n")
+		}
+		for i := range 20 {
+			fmt.Fprintf(&b, "# HELP family_%02d Help of %d.\n# TYPE family_%02d counter\n", i, i, i)
+			for k := range 12 {
+				fmt.Fprintf(&b, "family_%02d{k=\"%d\"} %d\n", i, k, scrape)
+			}
+			if scrape > 0 {
+				fmt.Fprintf(&b, "family_%02d{new=\"1\"} 1\n", i)
+			}
+			if scrape > 0 && i > 0 { // behind another family
+				fmt.Fprintf(&b, "family_%02d{new=\"2\"} 1\n", i-1)
+			}
+		}
+		return b.String()
+	}
+	for i, n := range []int{piece, piece, 700, 700, 100, 100} {
+		helpless := i%2 == 1
+		r := newRig(t)
+		r.piece = n
+		l := r.plainLoop(1)
+		r.give(l, step{body: body(0, false), contentType: plainText}, 1000)
+		r.give(l, step{body: body(1, helpless), contentType: plainText}, 2000)
+		checked := 0
+		for i, ls := range labelsOf(t, l.source) {
+			name := ls.Get("__name__")
+			number, ok := strings.CutPrefix(name, "family_")
+			if !ok {
+				continue
+			}
+			checked++
+			family, _ := strconv.Atoi(number)
+			if f := l.source.metricOf(uint32(i)); f.family != name || f.Type != model.MetricTypeCounter || f.Help != fmt.Sprintf("Help of %d.", family) {
+				t.Errorf("in pieces of %d bytes, with a series without HELP: %t, %s is described by %+v", n, helpless, ls, f)
+			}
+		}
+		if checked != 20*12+20+19 {
+			t.Errorf("%d series", checked)
+		}
+	}
+}
+
+// TestMetadataOfCommentsFarBefore has a new series behind families whose comments are as they were, and its own family's before those.
+func TestMetadataOfCommentsFarBefore(t *testing.T) {
+	const known = "# TYPE x gauge\nx 1\n# HELP a Of a.\n# TYPE a gauge\na 1\n# HELP b Of b.\n# TYPE b gauge\nb 1\n"
+	for _, n := range []int{piece, 60} {
+		r := newRig(t)
+		r.piece = n
+		l := r.plainLoop(1)
+		r.give(l, step{body: known, contentType: plainText}, 1000)
+		r.give(l, step{body: known + "a{new=\"1\"} 1\n", contentType: plainText}, 2000)
+		for i, ls := range labelsOf(t, l.source) {
+			if f := l.source.metricOf(uint32(i)); ls.Get("__name__") == "a" && (f.family != "a" || f.Type != model.MetricTypeGauge || f.Help != "Of a.") {
+				t.Errorf("in pieces of %d bytes, %s is described by %+v", n, ls, f)
+			}
 		}
 	}
 }
