@@ -134,10 +134,16 @@ duration_seconds_count 8
 	{plainText, []string{"# nothing but a comment\n"}},
 }
 
-// recordedExposition returns a real scrape of a node_exporter.
+// recordedExposition returns one of three consecutive real scrapes of a node_exporter.
 func recordedExposition(t testing.TB, n int) listing {
 	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", "expositions", fmt.Sprintf("node_exporter_%02d.txt.gz", n)))
+	return listing{plainText, strings.SplitAfter(unpacked(t, filepath.Join("testdata", "expositions", fmt.Sprintf("node_exporter_%02d.txt.gz", n))), "\n")}
+}
+
+// unpacked returns the text of a file.
+func unpacked(t testing.TB, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +156,7 @@ func recordedExposition(t testing.TB, n int) listing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return listing{plainText, strings.SplitAfter(string(text), "\n")}
+	return string(text)
 }
 
 func (e listing) text() string { return strings.Join(e.lines, "") }
@@ -315,7 +321,7 @@ func TestScrapesAreThoseOfPrometheus(t *testing.T) {
 				data[i] = byte(rnd.Uint32())
 			}
 			c := &choices{data}
-			compareWithPrometheus(t, cfg, c.sequences(t, cfg, 150), 500*time.Millisecond, seed%2 == 1)
+			compareWithPrometheus(t, cfg, c.sequences(t, cfg, 150), seed%2 == 1)
 		})
 	}
 }
@@ -355,7 +361,7 @@ func TestLinesThatComeBackUnderAnotherType(t *testing.T) {
 			}
 		}
 	}
-	compareWithPrometheus(t, cfg, list, 500*time.Millisecond, false)
+	compareWithPrometheus(t, cfg, list, false)
 }
 
 // TestRecordedScrapesAreThoseOfPrometheus is the same on consecutive scrapes of a real target.
@@ -369,7 +375,7 @@ func TestRecordedScrapesAreThoseOfPrometheus(t *testing.T) {
 		}
 		list = append(list, s)
 	}
-	compareWithPrometheus(t, cfg, list, 500*time.Millisecond, false)
+	compareWithPrometheus(t, cfg, list, false)
 }
 
 // TestNativeHistogramsAreThoseOfPrometheus is the same on protobuf alone.
@@ -391,7 +397,7 @@ func TestNativeHistogramsAreThoseOfPrometheus(t *testing.T) {
 			list = append(list, s)
 		}
 	}
-	compareWithPrometheus(t, cfg, list, 500*time.Millisecond, false)
+	compareWithPrometheus(t, cfg, list, false)
 	if len(c.b) == 0 {
 		t.Error("there was not enough chance")
 	}
@@ -409,7 +415,11 @@ func FuzzScrapes(f *testing.F) {
 	}
 	cfg := differentialConfig(f)
 	f.Fuzz(func(t *testing.T, data []byte, startTimestamps bool) {
-		c := &choices{data[:min(len(data), 1<<13)]}
-		compareWithPrometheus(t, cfg, c.sequences(t, cfg, 12), 50*time.Millisecond, startTimestamps)
+		c := &choices{data[:min(len(data), 1<<12)]}
+		var list []sequence
+		for range 4 {
+			list = append(list, c.sequence(cfg.ScrapeConfigs, seedExpositions)) // without long ones, so that there are many of them
+		}
+		compareWithPrometheus(t, cfg, list, startTimestamps)
 	})
 }

@@ -7,18 +7,20 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	commonconfig "github.com/prometheus/common/config"
 	"github.com/prometheus/common/model"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/discovery/targetgroup"
@@ -32,7 +34,7 @@ import (
 	"github.com/millrace/millrace/pkg/target"
 )
 
-// The reference is Prometheus's own scrape manager: it scrapes the same sequences of bodies over HTTP, and what its loops append goes
+// The reference is Prometheus's own scrape manager: it scrapes the same sequences of bodies over HTTP, by a clock of its own, and what its loops append goes
 // through the same appender. Then the bodies are given to a loop of this package, at the same times, and the frames are compared.
 
 // step is one answer of a target.
@@ -93,20 +95,24 @@ func readUnit(t testing.TB, u *publish.Unit) *taken {
 type reference struct {
 	*rig
 	mu    sync.Mutex
-	taken map[string][]*taken // by the label "sequence"
-	late  bool                // a scrape ran into its timeout, which says nothing about its body
+	units map[string][]*publish.Unit // by the label "sequence"
+
+	commits   chan *testAppender // are committed by a goroutine outside of the bubble, to which pooled encoders may not belong
+	committed chan error
+}
+
+// commitAll commits what comes until there is no more.
+func (r *reference) commitAll() {
+	for a := range r.commits {
+		r.committed <- a.Commit()
+	}
 }
 
 // AppenderV2 makes the reference a [storage.AppendableV2].
 func (r *reference) AppenderV2(ctx context.Context) storage.AppenderV2 {
 	t, ok := scrape.TargetFromContext(ctx)
 	if !ok {
-		r.t.Fatal("no target")
-	}
-	if errors.Is(t.LastError(), context.DeadlineExceeded) {
-		r.mu.Lock()
-		r.late = true
-		r.mu.Unlock()
+		panic("no target: the option PassMetadataInContext has no effect")
 	}
 	b := labels.NewBuilder(labels.EmptyLabels())
 	return &referenceAppender{testAppender: *r.appender(t.Labels(b)), r: r, sequence: t.GetValue("sequence")}
@@ -125,19 +131,60 @@ func (a *referenceAppender) Append(ref storage.SeriesRef, ls labels.Labels, st, 
 func (a *referenceAppender) Commit() error {
 	a.r.mu.Lock()
 	defer a.r.mu.Unlock()
-	err := a.testAppender.Commit()
+	a.r.commits <- &a.testAppender
+	err := <-a.r.committed
 	if u := a.r.unitOf(a.to); u != nil {
-		a.r.taken[a.sequence] = append(a.r.taken[a.sequence], readUnit(a.r.t, u))
+		a.r.units[a.sequence] = append(a.r.units[a.sequence], u)
 	}
 	return err
 }
 
-// runReference has Prometheus scrape all sequences and returns what came of each scrape; nil where the machine was too slow.
-func runReference(t testing.TB, cfg *promconfig.Config, list []sequence, interval time.Duration, startTimestamps bool) [][]*taken {
-	r := &reference{rig: newRig(t), taken: map[string][]*taken{}}
+// pipes is a listener for connections in memory. A goroutine that waits for one is idle as [synctest] understands it, other than with those of the system.
+type pipes struct {
+	connections chan net.Conn
+	closed      chan struct{}
+	close       func()
+}
+
+func newPipes() *pipes {
+	p := &pipes{connections: make(chan net.Conn), closed: make(chan struct{})}
+	p.close = sync.OnceFunc(func() { close(p.closed) })
+	return p
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.connections:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.close()
+	return nil
+}
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{} }
+
+func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	client, server := net.Pipe()
+	select {
+	case p.connections <- server:
+		return client, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// answering returns a handler that answers the sequences, by path, scrape after scrape.
+func answering(list []sequence) http.HandlerFunc {
 	var mu sync.Mutex
 	served := make([]int, len(list))
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	return func(w http.ResponseWriter, req *http.Request) {
 		i, _ := strconv.Atoi(strings.TrimPrefix(req.URL.Path, "/"))
 		mu.Lock()
 		k := served[i]
@@ -158,11 +205,45 @@ func runReference(t testing.TB, cfg *promconfig.Config, list []sequence, interva
 			panic(http.ErrAbortHandler)
 		}
 		fmt.Fprint(w, s.body)
-	}))
-	defer server.Close()
+	}
+}
+
+// referenceInterval is the one at which Prometheus scrapes, by the clock of the test.
+const referenceInterval = time.Second
+
+// runReference has Prometheus scrape all sequences and returns what came of each scrape.
+func runReference(t *testing.T, cfg *promconfig.Config, list []sequence, startTimestamps bool) [][]*taken {
+	r := &reference{rig: newRig(t), units: map[string][]*publish.Unit{}, commits: make(chan *testAppender), committed: make(chan error)}
+	go r.commitAll()
+	defer close(r.commits)
+	begin := time.Now()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(begin)) // the clock of a bubble begins in the past
+		r.run(t, cfg, list, startTimestamps)
+	})
+	result := make([][]*taken, len(list))
+	for i, s := range list {
+		units := r.units[fmt.Sprint(i)]
+		if len(units) < len(s.steps) {
+			t.Fatalf("sequence %d of %d scrapes: Prometheus made %d", i, len(s.steps), len(units))
+		}
+		for _, u := range units[:len(s.steps)] {
+			result[i] = append(result[i], readUnit(t, u))
+		}
+	}
+	return result
+}
+
+// run has Prometheus scrape all sequences to their ends. The clock stands still while anything is done, so that no scrape is late.
+func (r *reference) run(t *testing.T, cfg *promconfig.Config, list []sequence, startTimestamps bool) {
+	listener := newPipes()
+	server := &http.Server{Handler: answering(list)}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
 	manager, err := scrape.NewManager(&scrape.Options{
 		PassMetadataInContext: true, ParseST: startTimestamps, EnableZstdScrape: true,
 		DiscoveryReloadInterval: model.Duration(10 * time.Millisecond), DiscoveryReloadOnStartup: true,
+		HTTPClientOptions: []commonconfig.HTTPClientOption{commonconfig.WithDialContextFunc(listener.dial)},
 	}, slog.New(slog.DiscardHandler), nil, nil, r, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
@@ -170,11 +251,12 @@ func runReference(t testing.TB, cfg *promconfig.Config, list []sequence, interva
 	if err := manager.ApplyConfig(cfg); err != nil {
 		t.Fatal(err)
 	}
-	sets := map[string][]*targetgroup.Group{}
+	sets, steps := map[string][]*targetgroup.Group{}, 0
 	for i, s := range list {
+		steps = max(steps, len(s.steps))
 		sets[s.job] = append(sets[s.job], &targetgroup.Group{Source: fmt.Sprint(i), Targets: []model.LabelSet{{
-			model.AddressLabel: model.LabelValue(strings.TrimPrefix(server.URL, "http://")), model.MetricsPathLabel: model.LabelValue(fmt.Sprint("/", i)),
-			model.ScrapeIntervalLabel: model.LabelValue(model.Duration(interval).String()), model.ScrapeTimeoutLabel: model.LabelValue(model.Duration(interval).String()),
+			model.AddressLabel: "localhost:1", model.MetricsPathLabel: model.LabelValue(fmt.Sprint("/", i)),
+			model.ScrapeIntervalLabel: model.LabelValue(model.Duration(referenceInterval).String()), model.ScrapeTimeoutLabel: model.LabelValue(model.Duration(referenceInterval).String()),
 			model.InstanceLabel: "one", "sequence": model.LabelValue(fmt.Sprint(i)),
 		}}})
 	}
@@ -182,28 +264,15 @@ func runReference(t testing.TB, cfg *promconfig.Config, list []sequence, interva
 	ended := make(chan error, 1)
 	go func() { ended <- manager.Run(feed) }()
 	feed <- sets
-	eventually(t, "all scrapes of the reference", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		for i, s := range list {
-			if len(r.taken[fmt.Sprint(i)]) <= len(s.steps) { // the next scrape tells of a late one
-				return r.late
-			}
-		}
-		return true
-	})
+	time.Sleep(time.Duration(steps+2) * referenceInterval)
 	manager.Stop()
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	if r.late {
-		return nil
+	_ = server.Close()
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		t.Fatal(err)
 	}
-	result := make([][]*taken, len(list))
-	for i, s := range list {
-		result[i] = r.taken[fmt.Sprint(i)][:len(s.steps)]
-	}
-	return result
 }
 
 // newTestLoop returns a loop that does not run, for a target that answers a sequence.
@@ -256,29 +325,30 @@ func (r *rig) answer(x *exposition, s step, limit int64) error {
 }
 
 // compareWithPrometheus scrapes the sequences with Prometheus and with this package.
-func compareWithPrometheus(t testing.TB, cfg *promconfig.Config, list []sequence, interval time.Duration, startTimestamps bool) {
+func compareWithPrometheus(t *testing.T, cfg *promconfig.Config, list []sequence, startTimestamps bool) {
 	t.Helper()
+	want := runReference(t, cfg, list, startTimestamps)
+	for _, n := range []int{piece, 700, 40} {
+		compareSequences(t, cfg, list, want, n, startTimestamps)
+	}
+}
+
+// compareSequences gives the sequences to loops of this package, in pieces of n bytes.
+func compareSequences(t *testing.T, cfg *promconfig.Config, list []sequence, want [][]*taken, n int, startTimestamps bool) {
 	jobs := map[string]*promconfig.ScrapeConfig{}
 	for _, c := range cfg.ScrapeConfigs {
 		jobs[c.JobName] = c
 	}
-	want := runReference(t, cfg, list, interval, startTimestamps)
-	for want == nil {
-		interval *= 2
-		want = runReference(t, cfg, list, interval, startTimestamps)
-	}
-	for _, n := range []int{piece, 700, 40} {
-		r := newRig(t, func(c *Config) { c.StartTimestamps = startTimestamps })
-		r.piece = n
-		for i, s := range list {
-			c := *jobs[s.job]
-			l := r.newTestLoop(&c, i)
-			l.rules.timeout = interval
-			for k, step := range s.steps {
-				got := r.give(l, step, want[i][k].Time)
-				if d := gocmp.Diff(want[i][k], got, exact); d != "" {
-					t.Fatalf("job %s, sequence %d, scrape %d of %d, in pieces of %d bytes, differs (-Prometheus +Millrace):\n%s\nbodies:\n%s", s.job, i, k+1, len(s.steps), n, d, s.show(k))
-				}
+	r := newRig(t, func(c *Config) { c.StartTimestamps = startTimestamps })
+	r.piece = n
+	for i, s := range list {
+		c := *jobs[s.job]
+		l := r.newTestLoop(&c, i)
+		l.rules.timeout = referenceInterval
+		for k, step := range s.steps {
+			got := r.give(l, step, want[i][k].Time)
+			if d := gocmp.Diff(want[i][k], got, exact); d != "" {
+				t.Fatalf("job %s, sequence %d, scrape %d of %d, in pieces of %d bytes, differs (-Prometheus +Millrace):\n%s\nbodies:\n%s", s.job, i, k+1, len(s.steps), n, d, s.show(k))
 			}
 		}
 	}
