@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -64,9 +65,12 @@ func TestEncodingsOfBodies(t *testing.T) {
 			t.Run(fmt.Sprint(encoding, n), func(t *testing.T) {
 				r := newRig(t)
 				r.piece = n
+				var mu sync.Mutex
 				connections := map[string]bool{}
 				l := r.newLoopTo(differentialConfig(t).ScrapeConfigs[0], targetAt(t, func(w http.ResponseWriter, req *http.Request) {
+					mu.Lock()
 					connections[req.RemoteAddr] = true
+					mu.Unlock()
 					if got := req.Header.Get("Accept-Encoding"); got != "zstd,gzip" {
 						t.Errorf("the target is offered %q", got)
 					}
@@ -86,6 +90,8 @@ func TestEncodingsOfBodies(t *testing.T) {
 						t.Fatalf("scrape %d has %d samples: %v", k+1, u.Samples, l.target.LastError())
 					}
 				}
+				mu.Lock()
+				defer mu.Unlock()
 				if len(connections) != 1 {
 					t.Errorf("%d connections for 4 scrapes", len(connections))
 				}
@@ -145,6 +151,7 @@ func TestHugeTargetsStreamThrough(t *testing.T) {
 	})
 	r := newRig(t)
 	l := r.newLoopTo(differentialConfig(t).ScrapeConfigs[0], address, 1)
+	l.timeout = 10 * time.Minute // the race detector makes it slow
 	defer l.fetch.client.CloseIdleConnections()
 	numbers := map[frame.DictID][]int{}
 	var before, after runtime.MemStats
