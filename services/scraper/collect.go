@@ -179,7 +179,7 @@ func (c *collector) readBody(f format, contentType string) error {
 		c.view.meta = newMetadataStore()
 	}
 	c.meta = c.view.meta
-	c.meta.begin()
+	c.redescribe = c.meta.begin()
 	p, err := textparse.New(c.body, contentType, nil, c.rules.parser)
 	if p == nil {
 		return err
@@ -197,7 +197,7 @@ func (c *collector) readBody(f format, contentType string) error {
 		}
 		if entry != textparse.EntrySeries && entry != textparse.EntryHistogram {
 			c.meta.take(p, entry)
-			c.redescribe = c.meta.changed
+			c.redescribe = c.redescribe || c.meta.changed
 			continue
 		}
 		if err := c.take(p, entry, f); err != nil {

@@ -30,10 +30,11 @@ func newMetadataStore() *metadataStore { return &metadataStore{families: map[str
 // keepMetadata is how many scrapes a family's metadata outlives the family.
 const keepMetadata = 10
 
-// begin starts a scrape.
-func (m *metadataStore) begin() {
-	m.changed = false
+// begin starts a scrape, and reports whether the last one has changed anything: that may have been behind the series.
+func (m *metadataStore) begin() (changed bool) {
+	changed, m.changed = m.changed, false
 	m.scrape++
+	return changed
 }
 
 // expire forgets families that have not been there for some scrapes.

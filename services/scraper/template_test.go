@@ -188,6 +188,25 @@ func TestMetadataOfCommentsFarBefore(t *testing.T) {
 	}
 }
 
+// TestMetadataBehindConvertedSeries has comments behind series in bodies that are parsed as a whole: the next scrape tells of them.
+func TestMetadataBehindConvertedSeries(t *testing.T) {
+	r := newRig(t)
+	for _, cfg := range differentialConfig(t).ScrapeConfigs {
+		if cfg.JobName != "convert" {
+			continue
+		}
+		l := r.newTestLoop(cfg, 1)
+		for n := range 2 {
+			r.give(l, step{body: "# TYPE a gauge\na 1\n# HELP a Of a.\n", contentType: plainText}, int64(1000+1000*n))
+		}
+		for i, ls := range labelsOf(t, l.source) {
+			if f := l.source.metricOf(l.source.resolve(uint32(i))); ls.Get("__name__") == "a" && f.Help != "Of a." {
+				t.Errorf("it is described by %+v", f)
+			}
+		}
+	}
+}
+
 // TestCompactionRenumbersWhatLoopsKnow has a target that churns until its source is compacted, beside another that shares the source.
 func TestCompactionRenumbersWhatLoopsKnow(t *testing.T) {
 	r := newRig(t)
