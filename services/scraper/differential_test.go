@@ -34,10 +34,19 @@ scrape_configs:
 - job_name: sample_limit
   sample_limit: 12
   track_timestamps_staleness: true
+- job_name: no_timestamps_tracked
+  honor_timestamps: false
+  track_timestamps_staleness: true
+- job_name: label_limit
+  label_limit: 6
+- job_name: label_name_length_limit
+  label_name_length_limit: 12
+- job_name: label_value_length_limit
+  label_value_length_limit: 24
 - job_name: label_limits
   label_limit: 6
   label_name_length_limit: 12
-  label_value_length_limit: 12
+  label_value_length_limit: 24
 - job_name: relabel
   metric_relabel_configs:
   - {source_labels: [__name__], regex: "drop.*", action: drop}
@@ -50,8 +59,14 @@ scrape_configs:
   always_scrape_classic_histograms: true
   native_histogram_bucket_limit: 6
   native_histogram_min_bucket_factor: 1.3
+- job_name: native_alone
+  scrape_native_histograms: true
 - job_name: convert
   scrape_native_histograms: true
+  convert_classic_histograms_to_nhcb: true
+- job_name: convert_and_classic
+  scrape_native_histograms: true
+  always_scrape_classic_histograms: true
   convert_classic_histograms_to_nhcb: true
 - job_name: body_limit
   body_size_limit: 900B
@@ -376,6 +391,22 @@ func TestRecordedScrapesAreThoseOfPrometheus(t *testing.T) {
 		list = append(list, s)
 	}
 	compareWithPrometheus(t, cfg, list, false)
+}
+
+// TestManyRecordedScrapesAreThoseOfPrometheus is the same on all that there are, which stand where the load generator has them.
+func TestManyRecordedScrapesAreThoseOfPrometheus(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	files, err := filepath.Glob(filepath.Join("..", "..", "bench", "loadgen", "testdata", "*.txt.gz"))
+	if err != nil || len(files) < 45 {
+		t.Fatal(files, err)
+	}
+	s := sequence{job: "plain"}
+	for _, file := range files {
+		s.steps = append(s.steps, step{body: unpacked(t, file), contentType: plainText})
+	}
+	compareWithPrometheus(t, differentialConfig(t), []sequence{s}, false)
 }
 
 // TestNativeHistogramsAreThoseOfPrometheus is the same on protobuf alone.
