@@ -59,6 +59,6 @@ func (c *collector) learn(f format) {
 		d.text = append(d.text, c.body[c.at:]...)
 	}
 	v.gone.learn(c, f)
-	v.series = append(make([]uint32, 0, len(d.series)), d.series...)
+	v.series = d.takeSeries()
 	v.template = c.shared.share(f, d)
 }

@@ -159,14 +159,39 @@ func (d *draft) repeat(t *template, series []uint32, from, to int) {
 	}
 }
 
-// template returns the draft as a template. The memory of a huge draft becomes the template's.
+// gives reports whether the memory of the draft becomes the template's: it is huge, and about as large as what it holds.
+func (d *draft) gives() bool { return cap(d.text) > hugeTemplate && len(d.text) > cap(d.text)/2 }
+
+// template returns the draft as a template.
 func (d *draft) template(f format) *template {
-	if cap(d.text) <= hugeTemplate {
+	if !d.gives() {
 		return &template{f, string(d.text), slices.Clone(d.lines), slices.Clone(d.groups)}
 	}
 	t := &template{f, unsafe.String(unsafe.SliceData(d.text), len(d.text)), d.lines, d.groups}
 	d.text, d.lines, d.groups = nil, nil, nil
 	return t
+}
+
+// reserve makes room for the successor of a huge template, since text that grows by and by is copied several times: as much as the old one takes, and a little more.
+func (d *draft) reserve(old *template) {
+	if len(old.text) <= hugeTemplate {
+		return
+	}
+	text, lines := len(old.text)+len(old.text)/16, len(old.lines)+len(old.lines)/16
+	d.text, d.lines, d.series = slices.Grow(d.text, text), slices.Grow(d.lines, lines), slices.Grow(d.series, lines)
+	if len(old.groups) > 0 {
+		d.groups = slices.Grow(d.groups, lines)
+	}
+}
+
+// takeSeries returns the series in memory of their own. It comes before template.
+func (d *draft) takeSeries() []uint32 {
+	if !d.gives() {
+		return append(make([]uint32, 0, len(d.series)), d.series...)
+	}
+	series := d.series
+	d.series = nil
+	return series
 }
 
 func (d *draft) reset() {

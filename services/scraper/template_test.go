@@ -57,6 +57,23 @@ func TestTemplatesThatNobodyUsesAreForgotten(t *testing.T) {
 	runtime.KeepAlive(l)
 }
 
+// TestTargetsThatShrinkLeaveNoHugeTemplate has a huge template followed by a short body, for which as much memory was made.
+func TestTargetsThatShrinkLeaveNoHugeTemplate(t *testing.T) {
+	var d draft
+	d.reserve(&template{text: strings.Repeat("x", hugeTemplate+1), lines: make([]templateLine, 1000)})
+	if cap(d.text) <= hugeTemplate || cap(d.lines) < 1000 || cap(d.series) < 1000 {
+		t.Fatalf("room for %d bytes, %d lines and %d series", cap(d.text), cap(d.lines), cap(d.series))
+	}
+	d.text = append(d.text, "x "...)
+	d.add(templateLine{metEnd: 1}, 0, false, 0)
+	if series := d.takeSeries(); cap(series) > 100 || d.series == nil {
+		t.Errorf("the series have room for %d", cap(series))
+	}
+	if made := d.template(formatText); made.text != "x " || d.text == nil {
+		t.Errorf("the template %q has the memory of the draft", made.text)
+	}
+}
+
 // TestSteadyScrapesAllocateLittle shows that what a sample costs does not grow with garbage.
 func TestSteadyScrapesAllocateLittle(t *testing.T) {
 	r := newRig(t)
