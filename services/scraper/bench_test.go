@@ -72,7 +72,18 @@ func openMetricsAnswers(b testing.TB, exemplars bool, n int) (list []step) {
 
 // benchmarkScrapes measures what it takes from a body in memory to frames at the publishers.
 func benchmarkScrapes(b *testing.B, list []step, change ...func(*Config)) {
-	r := newRig(b, change...)
+	benchmarkRig(b, newRig(b, change...), list)
+}
+
+// packing returns a rig whose loops all keep their templates packed.
+func packing(t testing.TB) *rig {
+	r := newRig(t)
+	r.packFrom = 0
+	return r
+}
+
+// benchmarkRig is benchmarkScrapes with a service.
+func benchmarkRig(b *testing.B, r *rig, list []step) {
 	l := r.plainLoop(1)
 	bodies, now := make([]*exposition, len(list)), int64(1_750_000_000_000)
 	scrape := func(k int) (samples int) {
@@ -119,6 +130,8 @@ func BenchmarkScrape(b *testing.B) {
 	b.Run("5%new", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{ChurnPercent: 5}, "", 256)) })
 	b.Run("allnew", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{ChurnPercent: 100}, "", 64)) })
 	b.Run("reordered", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{ReorderEvery: 1}, "", 16)) })
+	b.Run("packed", func(b *testing.B) { benchmarkRig(b, packing(b), answers(b, loadgen.Config{}, "", 16)) })
+	b.Run("packed/5%new", func(b *testing.B) { benchmarkRig(b, packing(b), answers(b, loadgen.Config{ChurnPercent: 5}, "", 256)) })
 	b.Run("recorded", func(b *testing.B) {
 		var list []step
 		for n := range 3 {
@@ -198,32 +211,49 @@ func BenchmarkFetch(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory is what 100 targets of 1,000 series take.
+// BenchmarkMemory is what 100 targets of 1,000 series take: where they expose the same series, or each its own, and where templates are kept as they are or packed.
 func BenchmarkMemory(b *testing.B) {
 	const targets = 100
-	live := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	for b.Loop() {
-		list := answers(b, loadgen.Config{}, "", 3)
-		r := newRig(b)
-		before, series := live(), 0
-		var loops []*loop
-		for i := range targets {
-			l := r.plainLoop(i)
-			for k, s := range list {
-				r.give(l, s, 1_750_000_000_000+int64(k)*1000)
-			}
-			loops = append(loops, l)
-			series += len(l.source.series)
+	for _, own := range []bool{false, true} {
+		for _, from := range []time.Duration{packFrom, 0} {
+			b.Run(map[bool]string{false: "alike", true: "own"}[own]+map[bool]string{false: "", true: "/packed"}[from == 0], func(b *testing.B) {
+				for b.Loop() {
+					list := answers(b, loadgen.Config{}, "", 3)
+					r := newRig(b)
+					r.packFrom = from
+					before := liveHeap()
+					loops, series := r.fill(list, targets, own)
+					b.ReportMetric(float64(liveHeap()-before)/float64(series), "B/series")
+					runtime.KeepAlive(loops)
+				}
+			})
 		}
-		b.ReportMetric(float64(live()-before)/float64(series), "B/series")
-		runtime.KeepAlive(loops)
 	}
+}
+
+// fill scrapes targets with the same answers, or with ones in which each has a label of its own, and returns how many series the service knows.
+func (r *rig) fill(list []step, targets int, own bool) (loops []*loop, series int) {
+	for i := range targets {
+		l := r.plainLoop(i)
+		for k, s := range list {
+			if own {
+				s.body = strings.ReplaceAll(s.body, "\"} ", fmt.Sprintf("\",shop=\"shop-%d\"} ", i))
+			}
+			r.give(l, s, 1_750_000_000_000+int64(k)*1000)
+		}
+		loops = append(loops, l)
+		series += len(l.source.series)
+	}
+	return loops, series
+}
+
+// liveHeap returns the bytes of what is in use, without what is pooled.
+func liveHeap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // alternating has every second body lack each n-th line but comments: those lines come and go.

@@ -83,14 +83,18 @@ func (t *template) before(k int) lineContext {
 
 // templates holds all templates that are in use, to share them.
 type templates struct {
-	seed maphash.Seed
+	seed, further maphash.Seed
 
 	mu     sync.Mutex
 	byHash map[uint64]weak.Pointer[template]
+	byName map[packedName]weak.Pointer[packed]
 }
 
 func newTemplates() *templates {
-	return &templates{seed: maphash.MakeSeed(), byHash: map[uint64]weak.Pointer[template]{}}
+	return &templates{
+		seed: maphash.MakeSeed(), further: maphash.MakeSeed(),
+		byHash: map[uint64]weak.Pointer[template]{}, byName: map[packedName]weak.Pointer[packed]{},
+	}
 }
 
 // share returns a template with the content of a draft: one that is in use already, or a new one.

@@ -99,6 +99,14 @@ func TestSteadyScrapesAllocateLittle(t *testing.T) {
 	if n := testing.AllocsPerRun(50, scrape); n > 5 {
 		t.Errorf("reading a body of known lines allocates %v times", n)
 	}
+	r.packFrom = 0
+	scrape()
+	if l.view.packed == nil {
+		t.Fatal("the template is not packed")
+	}
+	if n := testing.AllocsPerRun(50, scrape); n > 5 && !raceDetector {
+		t.Errorf("reading a body of known lines against a packed template allocates %v times", n)
+	}
 }
 
 // TestMetadataFollowsTheComments shows that changed comments reach known series in the scrape that shows them.
@@ -261,8 +269,8 @@ func FuzzReadValue(f *testing.F) {
 // FuzzTemplates compares a loop that reads bodies against templates with one that has Prometheus's parser read each of them as a whole.
 func FuzzTemplates(f *testing.F) {
 	rnd := rand.New(rand.NewPCG(8, 8))
-	for range 8 {
-		data := make([]byte, 400)
+	for i := range 8 {
+		data := make([]byte, 400+i%2)
 		for i := range data {
 			data[i] = byte(rnd.Uint32())
 		}
@@ -279,6 +287,9 @@ func FuzzTemplates(f *testing.F) {
 			}
 		}
 		with, without := newRig(t), newRig(t)
+		if len(data)%2 == 1 {
+			with.packFrom = 0
+		}
 		a, b := with.newTestLoop(&job, 1), without.newTestLoop(&job, 1)
 		for k, step := range s.steps {
 			now := int64(1_750_000_000_000 + k*1000)
