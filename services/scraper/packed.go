@@ -51,16 +51,18 @@ func (ts *templates) pack(f format, d *draft) *packed {
 		return other // it was made meanwhile
 	}
 	ts.byName[name] = weak.Make(p)
-	runtime.AddCleanup(p, ts.forgetPacked, name)
+	ts.bytes.Add(int64(cap(p.data)))
+	runtime.AddCleanup(p, ts.forgetPacked, forgotten[packedName]{name, int64(cap(p.data))})
 	return p
 }
 
 // forgetPacked drops a packed template that nobody uses any more, unless another has taken its place.
-func (ts *templates) forgetPacked(name packedName) {
+func (ts *templates) forgetPacked(p forgotten[packedName]) {
+	ts.bytes.Add(-p.size)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if ts.byName[name].Value() == nil {
-		delete(ts.byName, name)
+	if ts.byName[p.by].Value() == nil {
+		delete(ts.byName, p.by)
 	}
 }
 

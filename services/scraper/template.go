@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 	"weak"
 
@@ -58,6 +59,11 @@ func metricTypeOf(t model.MetricType) metricType {
 	}
 }
 
+// size returns the bytes that the template takes.
+func (t *template) size() int64 {
+	return int64(len(t.text) + bytesOf(t.lines) + bytesOf(t.groups))
+}
+
 // start returns where the prefix of line k begins in the text; k may be the number of lines.
 func (t *template) start(k int) uint32 {
 	if k == 0 {
@@ -88,6 +94,8 @@ type templates struct {
 	mu     sync.Mutex
 	byHash map[uint64]weak.Pointer[template]
 	byName map[packedName]weak.Pointer[packed]
+
+	bytes atomic.Int64 // of all of them, until their memory is freed
 }
 
 func newTemplates() *templates {
@@ -107,16 +115,24 @@ func (ts *templates) share(f format, d *draft) *template {
 	}
 	t := d.template(f)
 	ts.byHash[hash] = weak.Make(t)
-	runtime.AddCleanup(t, ts.forget, hash)
+	ts.bytes.Add(t.size())
+	runtime.AddCleanup(t, ts.forget, forgotten[uint64]{hash, t.size()})
 	return t
 }
 
+// forgotten is a template whose memory is freed, by what it was found by.
+type forgotten[T any] struct {
+	by   T
+	size int64
+}
+
 // forget drops a template that nobody uses any more, unless another has taken its place.
-func (ts *templates) forget(hash uint64) {
+func (ts *templates) forget(t forgotten[uint64]) {
+	ts.bytes.Add(-t.size)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if ts.byHash[hash].Value() == nil {
-		delete(ts.byHash, hash)
+	if ts.byHash[t.by].Value() == nil {
+		delete(ts.byHash, t.by)
 	}
 }
 
