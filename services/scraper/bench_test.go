@@ -10,13 +10,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/millrace/millrace/bench/loadgen"
 )
@@ -152,48 +153,8 @@ func BenchmarkScrape(b *testing.B) {
 func BenchmarkFetch(b *testing.B) {
 	for _, encoding := range []string{"identity", "gzip", "zstd"} {
 		b.Run(encoding, func(b *testing.B) {
-			g, err := loadgen.New(loadgen.Config{})
-			if err != nil {
-				b.Fatal(err)
-			}
-			request := httptest.NewRequest(http.MethodGet, "/target/0/metrics", nil)
-			request.Header.Set("Accept-Encoding", encoding)
-			w := httptest.NewRecorder()
-			g.ServeHTTP(w, request)
-			w.Header().Set("Content-Length", strconv.Itoa(w.Body.Len()))
-			var answer bytes.Buffer
-			answer.WriteString("HTTP/1.1 200 OK\r\n")
-			if err := w.Header().Write(&answer); err != nil {
-				b.Fatal(err)
-			}
-			answer.WriteString("\r\n")
-			answer.Write(w.Body.Bytes())
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer listener.Close()
-			go func() {
-				c, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				defer c.Close()
-				for in := bufio.NewReader(c); ; {
-					line, err := in.ReadSlice('\n')
-					if err != nil {
-						return
-					}
-					if len(line) > 2 {
-						continue
-					}
-					if _, err := c.Write(answer.Bytes()); err != nil {
-						return
-					}
-				}
-			}()
 			r := newRig(b)
-			l := r.newLoopTo(differentialConfig(b).ScrapeConfigs[0], listener.Addr().String(), 1)
+			l := r.newLoopTo(differentialConfig(b).ScrapeConfigs[0], ready(b, encoding, answers(b, loadgen.Config{}, "", 1)), 1)
 			defer l.fetch.client.CloseIdleConnections()
 			samples, at := 0, int64(1_750_000_000_000)
 			for range 2 {
@@ -209,6 +170,62 @@ func BenchmarkFetch(b *testing.B) {
 			b.ReportMetric(float64(processorTime()-before)/float64(samples), "cpu-ns/sample")
 		})
 	}
+}
+
+// ready serves the bodies, one after the other, as answers that are ready: it costs little itself.
+func ready(t testing.TB, encoding string, list []step) (address string) {
+	var texts [][]byte
+	for _, s := range list {
+		var body bytes.Buffer
+		switch encoding {
+		case "gzip":
+			z := gzip.NewWriter(&body)
+			_, _ = io.WriteString(z, s.body)
+			_ = z.Close()
+		case "zstd":
+			z, err := zstd.NewWriter(&body, zstd.WithEncoderConcurrency(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.WriteString(z, s.body)
+			_ = z.Close()
+		default:
+			body.WriteString(s.body)
+		}
+		head := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n", s.contentType, encoding, body.Len())
+		texts = append(texts, append([]byte(head), body.Bytes()...))
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	var served atomic.Int64
+	serve := func(c net.Conn) {
+		defer c.Close()
+		for in := bufio.NewReader(c); ; {
+			line, err := in.ReadSlice('\n')
+			if err != nil {
+				return
+			}
+			if len(line) > 2 {
+				continue
+			}
+			if _, err := c.Write(texts[int(served.Add(1)-1)%len(texts)]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go serve(c)
+		}
+	}()
+	return listener.Addr().String()
 }
 
 // BenchmarkMemory is what 100 targets of 1,000 series take: where they expose the same series, or each its own, and where templates are kept as they are or packed.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/prometheus/prometheus/model/value"
 
+	"github.com/millrace/millrace/bench/loadgen"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/publish"
 )
@@ -110,6 +112,42 @@ func TestTargetsOnTheMachineAreAskedForPlainBodies(t *testing.T) {
 		if got := l.fetch.request.Header.Get("Accept-Encoding"); got != c.want {
 			t.Errorf("%s is offered %q, want %q (option %t)", c.address, got, c.want, c.option)
 		}
+	}
+}
+
+// TestVisitsAllocateLittle bounds the garbage of a whole scrape, from the request to the frame, of a target whose series are known.
+func TestVisitsAllocateLittle(t *testing.T) {
+	if raceDetector {
+		t.Skip("it drops a part of what is pooled")
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which empties the pools
+	for _, encoding := range []string{"identity", "gzip", "zstd"} {
+		t.Run(encoding, func(t *testing.T) {
+			r := newRig(t)
+			l := r.newLoopTo(differentialConfig(t).ScrapeConfigs[0], ready(t, encoding, answers(t, loadgen.Config{}, "", 4)), 1)
+			defer l.fetch.client.CloseIdleConnections()
+			samples, at := 0, int64(1000)
+			visit := func() {
+				samples = r.visit(l, at).Samples
+				at += 1000
+			}
+			const rounds, visits = 8, 10
+			objects, size := math.Inf(1), math.Inf(1) // of the best round: each processor fills its pools once
+			for range rounds {
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				for range visits {
+					visit()
+				}
+				runtime.ReadMemStats(&after)
+				objects = min(objects, float64(after.Mallocs-before.Mallocs)/float64(visits*samples))
+				size = min(size, float64(after.TotalAlloc-before.TotalAlloc)/float64(visits*samples))
+			}
+			t.Logf("%d samples, %.3f objects and %.1f bytes are allocated for each", samples, objects, size)
+			if samples < 1000 || objects > 0.1 || size > 15 {
+				t.Errorf("of %d samples, each has %.3f objects and %.1f bytes allocated, want at most 0.1 and 15", samples, objects, size)
+			}
+		})
 	}
 }
 
