@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -199,7 +200,15 @@ func ready(t testing.TB, encoding string, list []step) (address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { listener.Close() })
+	var mu sync.Mutex
+	connections := []io.Closer{listener}
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range connections {
+			c.Close()
+		}
+	})
 	var served atomic.Int64
 	serve := func(c net.Conn) {
 		defer c.Close()
@@ -222,6 +231,9 @@ func ready(t testing.TB, encoding string, list []step) (address string) {
 			if err != nil {
 				return
 			}
+			mu.Lock()
+			connections = append(connections, c)
+			mu.Unlock()
 			go serve(c)
 		}
 	}()
