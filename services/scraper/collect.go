@@ -47,6 +47,8 @@ type collector struct {
 
 	format   format
 	old      *template   // of the last body
+	unpacker unpacker    // has the memory of old where that is kept packed
+	seldom   bool        // the interval is so long that it is
 	next     int         // the line of old that is expected
 	lines    int         // parsed so far, while the body is as the last one; only where all are parsed
 	known    lineContext // at the place up to which the body is read
@@ -98,6 +100,7 @@ func (c *collector) begin(l *loop, now int64) {
 	c.view, c.rules, c.log = l.view, l.rules, l.log
 	c.now, c.latest = now, time.Now().Add(maxAhead).UnixMilli()
 	c.total, c.added, c.seriesAdded = 0, 0, 0
+	c.seldom = l.interval >= l.svc.packFrom
 }
 
 // commit hands the scrape on.
@@ -115,7 +118,9 @@ func (c *collector) restart() {
 func (c *collector) collect(x *exposition) error {
 	defer c.reset(x)
 	c.open(x, &c.a.src.mu)
-	c.old = c.view.template
+	if c.old = c.view.template; c.view.packed != nil {
+		c.old = c.unpacker.unpack(c.view.packed)
+	}
 	f, err := c.formatOf(x.contentType)
 	if c.format = f; err == nil {
 		c.starts.reset(c.rules.startTimestamps && f == formatOpenMetrics)

@@ -59,6 +59,23 @@ func TestTemplatesThatNobodyUsesAreForgotten(t *testing.T) {
 	runtime.KeepAlive(l)
 }
 
+// TestTargetsThatShrinkLeaveNoHugeTemplate has a huge template followed by a short body, for which as much memory was made.
+func TestTargetsThatShrinkLeaveNoHugeTemplate(t *testing.T) {
+	var d draft
+	d.reserve(&template{text: strings.Repeat("x", hugeTemplate+1), lines: make([]templateLine, 1000)})
+	if cap(d.text) <= hugeTemplate || cap(d.lines) < 1000 || cap(d.series) < 1000 {
+		t.Fatalf("room for %d bytes, %d lines and %d series", cap(d.text), cap(d.lines), cap(d.series))
+	}
+	d.text = append(d.text, "x "...)
+	d.add(templateLine{metEnd: 1}, 0, false, 0)
+	if series := d.takeSeries(); cap(series) > 100 || d.series == nil {
+		t.Errorf("the series have room for %d", cap(series))
+	}
+	if made := d.template(formatText); made.text != "x " || d.text == nil {
+		t.Errorf("the template %q has the memory of the draft", made.text)
+	}
+}
+
 // TestSteadyScrapesAllocateLittle shows that what a sample costs does not grow with garbage.
 func TestSteadyScrapesAllocateLittle(t *testing.T) {
 	r := newRig(t)
@@ -83,6 +100,14 @@ func TestSteadyScrapesAllocateLittle(t *testing.T) {
 	scrape()
 	if n := testing.AllocsPerRun(50, scrape); n > 5 && !raceDetector {
 		t.Errorf("reading a body of known lines allocates %v times", n)
+	}
+	r.packFrom = 0
+	scrape()
+	if l.view.packed == nil {
+		t.Fatal("the template is not packed")
+	}
+	if n := testing.AllocsPerRun(50, scrape); n > 5 && !raceDetector {
+		t.Errorf("reading a body of known lines against a packed template allocates %v times", n)
 	}
 }
 
@@ -358,8 +383,8 @@ func FuzzReadValue(f *testing.F) {
 // FuzzTemplates compares a loop that reads bodies against templates with one that has Prometheus's parser read each of them as a whole.
 func FuzzTemplates(f *testing.F) {
 	rnd := rand.New(rand.NewPCG(8, 8))
-	for range 8 {
-		data := make([]byte, 400)
+	for i := range 8 {
+		data := make([]byte, 400+i%2)
 		for i := range data {
 			data[i] = byte(rnd.Uint32())
 		}
@@ -376,6 +401,9 @@ func FuzzTemplates(f *testing.F) {
 			}
 		}
 		with, without := newRig(t), newRig(t)
+		if len(data)%2 == 1 {
+			with.packFrom = 0
+		}
 		a, b := with.newTestLoop(&job, 1), without.newTestLoop(&job, 1)
 		for k, step := range s.steps {
 			now := int64(1_750_000_000_000 + k*1000)

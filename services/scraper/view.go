@@ -9,7 +9,8 @@ type view struct {
 	contentType string // that has format
 
 	template *template
-	series   []uint32 // for each line of template the number of its series in the source, or one of the constants below
+	packed   *packed  // in place of template, where the interval is long; nil otherwise
+	series   []uint32 // for each line of the template the number of its series in the source, or one of the constants below
 	// spare holds the series of lines that only scrapes which failed have shown, by their text.
 	spare map[string]uint32
 	gone  goneLines
@@ -33,7 +34,7 @@ const (
 	created = math.MaxUint32 - 2
 )
 
-// noTemplate is the template of a target that was not read yet.
+// noTemplate is the template of a target that was not read yet, or has a packed one.
 var noTemplate = &template{}
 
 func newView() *view {
@@ -44,7 +45,7 @@ func newView() *view {
 
 // forget drops all that refers to series of the source.
 func (v *view) forget() {
-	v.template, v.series, v.spare, v.gone, v.retyped = noTemplate, nil, nil, goneLines{}, false
+	v.template, v.packed, v.series, v.spare, v.gone, v.retyped = noTemplate, nil, nil, nil, goneLines{}, false
 	v.exposed.reset()
 	v.current.reset()
 	for i := range v.reports {
