@@ -30,7 +30,11 @@ func TestRecordedScrapesTakeFewBytes(t *testing.T) {
 		}
 		together = append(together, f)
 	}
-	t.Logf("one scrape a batch: %.2f B/sample", float64(alone)/float64(total))
+	mean := float64(alone) / float64(total)
+	t.Logf("one scrape a batch: %.2f B/sample", mean)
+	if mean > 2.3 {
+		t.Errorf("the recorded scrapes take %.2f B/sample alone, want at most 2.3", mean)
+	}
 
 	size, samples := messageBytes(together...)
 	perSample := float64(size) / float64(samples)

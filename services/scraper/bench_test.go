@@ -10,13 +10,15 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
-	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/millrace/millrace/bench/loadgen"
 )
@@ -72,7 +74,18 @@ func openMetricsAnswers(b testing.TB, exemplars bool, n int) (list []step) {
 
 // benchmarkScrapes measures what it takes from a body in memory to frames at the publishers.
 func benchmarkScrapes(b *testing.B, list []step, change ...func(*Config)) {
-	r := newRig(b, change...)
+	benchmarkRig(b, newRig(b, change...), list)
+}
+
+// packing returns a rig whose loops all keep their templates packed.
+func packing(t testing.TB) *rig {
+	r := newRig(t)
+	r.packFrom = 0
+	return r
+}
+
+// benchmarkRig is benchmarkScrapes with a service.
+func benchmarkRig(b *testing.B, r *rig, list []step) {
 	l := r.plainLoop(1)
 	bodies, now := make([]*exposition, len(list)), int64(1_750_000_000_000)
 	scrape := func(k int) (samples int) {
@@ -119,6 +132,8 @@ func BenchmarkScrape(b *testing.B) {
 	b.Run("5%new", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{ChurnPercent: 5}, "", 256)) })
 	b.Run("allnew", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{ChurnPercent: 100}, "", 64)) })
 	b.Run("reordered", func(b *testing.B) { benchmarkScrapes(b, answers(b, loadgen.Config{ReorderEvery: 1}, "", 16)) })
+	b.Run("packed", func(b *testing.B) { benchmarkRig(b, packing(b), answers(b, loadgen.Config{}, "", 16)) })
+	b.Run("packed/5%new", func(b *testing.B) { benchmarkRig(b, packing(b), answers(b, loadgen.Config{ChurnPercent: 5}, "", 256)) })
 	b.Run("recorded", func(b *testing.B) {
 		var list []step
 		for n := range 3 {
@@ -139,48 +154,8 @@ func BenchmarkScrape(b *testing.B) {
 func BenchmarkFetch(b *testing.B) {
 	for _, encoding := range []string{"identity", "gzip", "zstd"} {
 		b.Run(encoding, func(b *testing.B) {
-			g, err := loadgen.New(loadgen.Config{})
-			if err != nil {
-				b.Fatal(err)
-			}
-			request := httptest.NewRequest(http.MethodGet, "/target/0/metrics", nil)
-			request.Header.Set("Accept-Encoding", encoding)
-			w := httptest.NewRecorder()
-			g.ServeHTTP(w, request)
-			w.Header().Set("Content-Length", strconv.Itoa(w.Body.Len()))
-			var answer bytes.Buffer
-			answer.WriteString("HTTP/1.1 200 OK\r\n")
-			if err := w.Header().Write(&answer); err != nil {
-				b.Fatal(err)
-			}
-			answer.WriteString("\r\n")
-			answer.Write(w.Body.Bytes())
-			listener, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer listener.Close()
-			go func() {
-				c, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				defer c.Close()
-				for in := bufio.NewReader(c); ; {
-					line, err := in.ReadSlice('\n')
-					if err != nil {
-						return
-					}
-					if len(line) > 2 {
-						continue
-					}
-					if _, err := c.Write(answer.Bytes()); err != nil {
-						return
-					}
-				}
-			}()
 			r := newRig(b)
-			l := r.newLoopTo(differentialConfig(b).ScrapeConfigs[0], listener.Addr().String(), 1)
+			l := r.newLoopTo(differentialConfig(b).ScrapeConfigs[0], ready(b, encoding, answers(b, loadgen.Config{}, "", 1)), 1)
 			defer l.fetch.client.CloseIdleConnections()
 			samples, at := 0, int64(1_750_000_000_000)
 			for range 2 {
@@ -198,32 +173,116 @@ func BenchmarkFetch(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory is what 100 targets of 1,000 series take.
+// ready serves the bodies, one after the other, as answers that are ready: it costs little itself.
+func ready(t testing.TB, encoding string, list []step) (address string) {
+	var texts [][]byte
+	for _, s := range list {
+		var body bytes.Buffer
+		switch encoding {
+		case "gzip":
+			z := gzip.NewWriter(&body)
+			_, _ = io.WriteString(z, s.body)
+			_ = z.Close()
+		case "zstd":
+			z, err := zstd.NewWriter(&body, zstd.WithEncoderConcurrency(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.WriteString(z, s.body)
+			_ = z.Close()
+		default:
+			body.WriteString(s.body)
+		}
+		head := fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n", s.contentType, encoding, body.Len())
+		texts = append(texts, append([]byte(head), body.Bytes()...))
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	connections := []io.Closer{listener}
+	t.Cleanup(func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range connections {
+			c.Close()
+		}
+	})
+	var served atomic.Int64
+	serve := func(c net.Conn) {
+		defer c.Close()
+		for in := bufio.NewReader(c); ; {
+			line, err := in.ReadSlice('\n')
+			if err != nil {
+				return
+			}
+			if len(line) > 2 {
+				continue
+			}
+			if _, err := c.Write(texts[int(served.Add(1)-1)%len(texts)]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			connections = append(connections, c)
+			mu.Unlock()
+			go serve(c)
+		}
+	}()
+	return listener.Addr().String()
+}
+
+// BenchmarkMemory is what 100 targets of 1,000 series take: where they expose the same series, or each its own, and where templates are kept as they are or packed.
 func BenchmarkMemory(b *testing.B) {
 	const targets = 100
-	live := func() uint64 {
-		var m runtime.MemStats
-		runtime.GC()
-		runtime.GC()
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
-	for b.Loop() {
-		list := answers(b, loadgen.Config{}, "", 3)
-		r := newRig(b)
-		before, series := live(), 0
-		var loops []*loop
-		for i := range targets {
-			l := r.plainLoop(i)
-			for k, s := range list {
-				r.give(l, s, 1_750_000_000_000+int64(k)*1000)
-			}
-			loops = append(loops, l)
-			series += len(l.source.series)
+	for _, own := range []bool{false, true} {
+		for _, from := range []time.Duration{packFrom, 0} {
+			b.Run(map[bool]string{false: "alike", true: "own"}[own]+map[bool]string{false: "", true: "/packed"}[from == 0], func(b *testing.B) {
+				for b.Loop() {
+					list := answers(b, loadgen.Config{}, "", 3)
+					r := newRig(b)
+					r.packFrom = from
+					before := liveHeap()
+					loops, series := r.fill(list, targets, own)
+					b.ReportMetric(float64(liveHeap()-before)/float64(series), "B/series")
+					runtime.KeepAlive(loops)
+				}
+			})
 		}
-		b.ReportMetric(float64(live()-before)/float64(series), "B/series")
-		runtime.KeepAlive(loops)
 	}
+}
+
+// fill scrapes targets with the same answers, or with ones in which each has a label of its own, and returns how many series the service knows.
+func (r *rig) fill(list []step, targets int, own bool) (loops []*loop, series int) {
+	for i := range targets {
+		l := r.plainLoop(i)
+		for k, s := range list {
+			if own {
+				s.body = strings.ReplaceAll(s.body, "\"} ", fmt.Sprintf("\",shop=\"shop-%d\"} ", i))
+			}
+			r.give(l, s, 1_750_000_000_000+int64(k)*1000)
+		}
+		loops = append(loops, l)
+		series += len(l.source.series)
+	}
+	return loops, series
+}
+
+// liveHeap returns the bytes of what is in use, without what is pooled.
+func liveHeap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // alternating has every second body lack each n-th line but comments: those lines come and go.

@@ -206,5 +206,6 @@ func (a *appender) closeFrame(u *publish.Unit) {
 	u.Bytes += len(a.ebuf)
 	clear(a.fr.Sections)
 	a.fr.Sections = a.fr.Sections[:0]
+	a.vbuf, a.tbuf, a.sbuf = a.vbuf[:0], a.tbuf[:0], a.sbuf[:0] // only those sections had them
 	a.size = 0
 }

@@ -47,6 +47,8 @@ type collector struct {
 
 	format   format
 	old      *template   // of the last body
+	unpacker unpacker    // has the memory of old where that is kept packed
+	seldom   bool        // the interval is so long that it is
 	next     int         // the line of old that is expected
 	lines    int         // parsed so far, while the body is as the last one; only where all are parsed
 	known    lineContext // at the place up to which the body is read
@@ -69,7 +71,8 @@ type collector struct {
 	final    *labels.Builder
 
 	meta       *metadataStore // nil until it is needed
-	metaAll    bool           // it has all comments of the body, as far as that is in memory
+	metaLines  int            // of how many lines of draft it has the comments
+	metaTo     int            // the place in the body up to which it has those behind them
 	commented  int            // the line of draft that has the last comments; -1 for none
 	block      int            // the last such line whose comments meta has
 	described  commentSet     // the comments of old
@@ -97,6 +100,7 @@ func (c *collector) begin(l *loop, now int64) {
 	c.view, c.rules, c.log = l.view, l.rules, l.log
 	c.now, c.latest = now, time.Now().Add(maxAhead).UnixMilli()
 	c.total, c.added, c.seriesAdded = 0, 0, 0
+	c.seldom = l.interval >= l.svc.packFrom
 }
 
 // commit hands the scrape on.
@@ -114,7 +118,9 @@ func (c *collector) restart() {
 func (c *collector) collect(x *exposition) error {
 	defer c.reset(x)
 	c.open(x, &c.a.src.mu)
-	c.old = c.view.template
+	if c.old = c.view.template; c.view.packed != nil {
+		c.old = c.unpacker.unpack(c.view.packed)
+	}
 	f, err := c.formatOf(x.contentType)
 	if c.format = f; err == nil {
 		c.starts.reset(c.rules.startTimestamps && f == formatOpenMetrics)
@@ -177,8 +183,8 @@ func (c *collector) readBody(f format, contentType string) error {
 	if c.view.meta == nil {
 		c.view.meta = newMetadataStore()
 	}
-	c.meta, c.metaAll = c.view.meta, true
-	c.meta.begin()
+	c.meta = c.view.meta
+	c.redescribe = c.meta.begin()
 	p, err := textparse.New(c.body, contentType, nil, c.rules.parser)
 	if p == nil {
 		return err
@@ -196,7 +202,7 @@ func (c *collector) readBody(f format, contentType string) error {
 		}
 		if entry != textparse.EntrySeries && entry != textparse.EntryHistogram {
 			c.meta.take(p, entry)
-			c.redescribe = c.meta.changed
+			c.redescribe = c.redescribe || c.meta.changed
 			continue
 		}
 		if err := c.take(p, entry, f); err != nil {
@@ -232,6 +238,9 @@ func (c *collector) take(p textparse.Parser, entry textparse.Entry, f format) er
 	}
 	again := id != unknown && c.seen.has(id)
 	if id != unknown {
+		if !again {
+			c.noteType(id, met)
+		}
 		c.seen.set(id)
 	}
 	if series != dropped {
@@ -422,7 +431,7 @@ func (c *collector) reset(x *exposition) {
 	c.seen.reset()
 	c.draft.reset()
 	c.starts.reset(false)
-	c.meta, c.metaAll, c.commented, c.block, c.redescribe = nil, false, -1, -1, false
+	c.meta, c.metaLines, c.metaTo, c.commented, c.block, c.redescribe = nil, 0, 0, -1, -1, false
 	c.described.reset()
 	c.counted, c.limitErr, c.bucketErr, c.problems = 0, nil, nil, problems{}
 	c.ls, c.opts = labels.EmptyLabels(), storage.AOptions{}

@@ -34,10 +34,19 @@ scrape_configs:
 - job_name: sample_limit
   sample_limit: 12
   track_timestamps_staleness: true
+- job_name: no_timestamps_tracked
+  honor_timestamps: false
+  track_timestamps_staleness: true
+- job_name: label_limit
+  label_limit: 6
+- job_name: label_name_length_limit
+  label_name_length_limit: 12
+- job_name: label_value_length_limit
+  label_value_length_limit: 24
 - job_name: label_limits
   label_limit: 6
   label_name_length_limit: 12
-  label_value_length_limit: 12
+  label_value_length_limit: 24
 - job_name: relabel
   metric_relabel_configs:
   - {source_labels: [__name__], regex: "drop.*", action: drop}
@@ -50,8 +59,14 @@ scrape_configs:
   always_scrape_classic_histograms: true
   native_histogram_bucket_limit: 6
   native_histogram_min_bucket_factor: 1.3
+- job_name: native_alone
+  scrape_native_histograms: true
 - job_name: convert
   scrape_native_histograms: true
+  convert_classic_histograms_to_nhcb: true
+- job_name: convert_and_classic
+  scrape_native_histograms: true
+  always_scrape_classic_histograms: true
   convert_classic_histograms_to_nhcb: true
 - job_name: body_limit
   body_size_limit: 900B
@@ -134,10 +149,16 @@ duration_seconds_count 8
 	{plainText, []string{"# nothing but a comment\n"}},
 }
 
-// recordedExposition returns a real scrape of a node_exporter.
+// recordedExposition returns one of three consecutive real scrapes of a node_exporter.
 func recordedExposition(t testing.TB, n int) listing {
 	t.Helper()
-	f, err := os.Open(filepath.Join("testdata", "expositions", fmt.Sprintf("node_exporter_%02d.txt.gz", n)))
+	return listing{plainText, strings.SplitAfter(unpacked(t, filepath.Join("testdata", "expositions", fmt.Sprintf("node_exporter_%02d.txt.gz", n))), "\n")}
+}
+
+// unpacked returns the text of a file.
+func unpacked(t testing.TB, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +171,7 @@ func recordedExposition(t testing.TB, n int) listing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return listing{plainText, strings.SplitAfter(string(text), "\n")}
+	return string(text)
 }
 
 func (e listing) text() string { return strings.Join(e.lines, "") }
@@ -159,6 +180,7 @@ var oddValues = []string{
 	"0", "-0", "1e300", "1e-300", "5e-324", "1.7976931348623157e308", "2e308", "NaN", "nan", "+Inf", "-Inf", "inf", "0x1p-2", "1_000", "+5", ".5", "5.", "-.5e+3", "1e", "",
 	"123456789012345678901234567890", "0.1", "3.0000000000000004", "9007199254740993", "0.000000000000000000000000000001", "1E5", "1e+05", "00012", "1 ", "1\t", "1 1700000000001", "1  1700000000002",
 	"1 -5", "1 99999999999999", "1 1700000000003 ", "1.5\r", "7 # {a=\"b\"} 1", "7 # {a=\"b\"} 1 5.5", "7 1700000000.5 # {a=\"b\"} 1", "1{", "--1", "1-1", "1e99999", "1e-99999", "17976931348623157e292",
+	"18446744073709551616", "18446744073709551616.000000", "1.8446744073709551616e+19", "36893488147419103232", "73786976294838206464", "92233720368547758080", "0.18446744073709551616",
 }
 
 var oddLines = []string{
@@ -314,9 +336,47 @@ func TestScrapesAreThoseOfPrometheus(t *testing.T) {
 				data[i] = byte(rnd.Uint32())
 			}
 			c := &choices{data}
-			compareWithPrometheus(t, cfg, c.sequences(t, cfg, 150), 500*time.Millisecond, seed%2 == 1)
+			compareWithPrometheus(t, cfg, c.sequences(t, cfg, 150), seed%2 == 1)
 		})
 	}
+}
+
+// TestLinesThatComeBackUnderAnotherType compares on lines that come, go and move while the TYPE comment before them changes, on which their labels depend.
+func TestLinesThatComeBackUnderAnotherType(t *testing.T) {
+	cfg := differentialConfig(t)
+	const histogram, summary = "# TYPE odd histogram\n", "# TYPE odd summary\n"
+	lines := []string{"odd{le=\"1\"} 1\n", "odd{quantile=\"1\",le=\"2\"} 1\n", "{\"odd\",\"le\"=\"1\"} 1\n", "drop_me{le=\"1\"} 1\n", "odd{kind=\"gone\",quantile=\"1\"} 1\n", "odd{a=\"1\"} 1\n"}
+	with := func(comment string) string { return "a 1\n" + comment + strings.Join(lines, "") + "z 1\n" }
+	without := func(comment string) string { return "a 1\n" + comment + "z 1\n" }
+	var list []sequence
+	for _, job := range []string{"plain", "relabel", "native"} {
+		for _, bodies := range [][]string{
+			{with(histogram), without(histogram), with("")},
+			{with(histogram), without(histogram), with(summary)},
+			{with(summary), without(summary), with(histogram)},
+			{with(""), without(""), with(histogram), without(""), with("")},
+			{with(histogram), without(""), with(histogram)},
+			// The labels are those of the first type, until the lines are gone.
+			{with(histogram), with(""), with(""), without(""), with("")},
+			{with(histogram), with(summary), without(summary), with(summary), with(summary)},
+			{with(histogram), with(""), without(""), with(histogram), without(histogram), with(histogram), with("")},
+			// A scrape that fails tells of lines too.
+			{"a 1\n", with(histogram) + "bro{ken\n", with(""), without(""), with("")},
+			{without(""), with(histogram) + "bro{ken\n", without(""), with("")},
+		} {
+			for _, contentType := range []string{plainText, openMetrics} {
+				s := sequence{job: job}
+				for _, body := range bodies {
+					if contentType == openMetrics {
+						body += "# EOF\n"
+					}
+					s.steps = append(s.steps, step{body: body, contentType: contentType})
+				}
+				list = append(list, s)
+			}
+		}
+	}
+	compareWithPrometheus(t, cfg, list, false)
 }
 
 // TestRecordedScrapesAreThoseOfPrometheus is the same on consecutive scrapes of a real target.
@@ -330,7 +390,23 @@ func TestRecordedScrapesAreThoseOfPrometheus(t *testing.T) {
 		}
 		list = append(list, s)
 	}
-	compareWithPrometheus(t, cfg, list, 500*time.Millisecond, false)
+	compareWithPrometheus(t, cfg, list, false)
+}
+
+// TestManyRecordedScrapesAreThoseOfPrometheus is the same on all that there are, which stand where the load generator has them.
+func TestManyRecordedScrapesAreThoseOfPrometheus(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	files, err := filepath.Glob(filepath.Join("..", "..", "bench", "loadgen", "testdata", "*.txt.gz"))
+	if err != nil || len(files) < 45 {
+		t.Fatal(files, err)
+	}
+	s := sequence{job: "plain"}
+	for _, file := range files {
+		s.steps = append(s.steps, step{body: unpacked(t, file), contentType: plainText})
+	}
+	compareWithPrometheus(t, differentialConfig(t), []sequence{s}, false)
 }
 
 // TestNativeHistogramsAreThoseOfPrometheus is the same on protobuf alone.
@@ -352,7 +428,7 @@ func TestNativeHistogramsAreThoseOfPrometheus(t *testing.T) {
 			list = append(list, s)
 		}
 	}
-	compareWithPrometheus(t, cfg, list, 500*time.Millisecond, false)
+	compareWithPrometheus(t, cfg, list, false)
 	if len(c.b) == 0 {
 		t.Error("there was not enough chance")
 	}
@@ -370,7 +446,11 @@ func FuzzScrapes(f *testing.F) {
 	}
 	cfg := differentialConfig(f)
 	f.Fuzz(func(t *testing.T, data []byte, startTimestamps bool) {
-		c := &choices{data[:min(len(data), 1<<13)]}
-		compareWithPrometheus(t, cfg, c.sequences(t, cfg, 12), 50*time.Millisecond, startTimestamps)
+		c := &choices{data[:min(len(data), 1<<12)]}
+		var list []sequence
+		for range 4 {
+			list = append(list, c.sequence(cfg.ScrapeConfigs, seedExpositions)) // without long ones, so that there are many of them
+		}
+		compareWithPrometheus(t, cfg, list, startTimestamps)
 	})
 }

@@ -1,7 +1,13 @@
 package scraper
 
 import (
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/pkg/stream"
 )
@@ -111,6 +117,65 @@ func TestRecordsAreReadAsTheyWereWritten(t *testing.T) {
 		if _, err := decodeRecord(bad); err == nil {
 			t.Errorf("bad record %d was read", i)
 		}
+	}
+}
+
+// watchedBody is a body that calls a function whenever it is read.
+type watchedBody struct {
+	io.Reader
+	seen func()
+}
+
+func (b watchedBody) Read(to []byte) (int, error) {
+	b.seen()
+	return b.Reader.Read(to[:min(len(to), 100)])
+}
+
+// TestARecordWithinAScrapeHasAllThatIsLive stores what is known of a source while the rest of a body is waited for, in which metadata has changed.
+func TestARecordWithinAScrapeHasAllThatIsLive(t *testing.T) {
+	r := newRig(t)
+	r.piece = 300
+	l := r.plainLoop(1)
+	body := func(help string) string {
+		var b strings.Builder
+		for i := range 50 {
+			fmt.Fprintf(&b, "# HELP x_%02d %s\n# TYPE x_%02d gauge\nx_%02d 1\n", i, help, i, i)
+		}
+		return b.String()
+	}
+	r.give(l, step{body: body("Before."), contentType: plainText}, 1000)
+	moved := 0
+	for scrape, help := range []string{"Now.", "Later."} {
+		x := &exposition{contentType: plainText, limit: math.MaxInt64}
+		x.response = &http.Response{Body: io.NopCloser(watchedBody{strings.NewReader(body(help)), func() {
+			rec, err := decodeRecord(l.source.record())
+			if err != nil {
+				t.Fatal(err)
+			}
+			live := map[string]bool{}
+			for i, ls := range labelsOf(t, l.source) {
+				if i < 8*len(rec.Live) && rec.Live[i/8]&(1<<(i%8)) != 0 {
+					live[ls.String()] = true
+				} else if i >= 8*len(rec.Live) {
+					moved++
+				}
+			}
+			if n := 50 + 5; len(live) != n { // and the reports
+				t.Fatalf("scrape %d: the record has %d live series, want %d", scrape, len(live), n)
+			}
+		}})}
+		if err := x.begin(r.piece, r.piece); err != nil {
+			t.Fatal(err)
+		}
+		o := outcome{}
+		l.deliver(time.Now(), int64(2000+1000*scrape), x, &o)
+		x.close()
+		if r.unitOf(l.source) == nil || o.err != nil {
+			t.Fatalf("scrape %d: %v", scrape, o.err)
+		}
+	}
+	if moved == 0 {
+		t.Error("no record was made while there were new entries")
 	}
 }
 

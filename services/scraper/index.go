@@ -14,16 +14,17 @@ type lineIndex struct {
 	used   int
 
 	// Of the lines that the template does not have: those that are gone, behind them those that only failed scrapes have shown, and then those of the draft.
-	spare  []string // of the first two kinds
-	gone   int      // how many of them are gone
-	lines  []uint32 // where they are in the draft
-	series []uint32 // of all of them
+	spare  []string     // of the first two kinds
+	gone   int          // how many of them are gone
+	types  []metricType // of those
+	lines  []uint32     // where they are in the draft
+	series []uint32     // of all of them
 }
 
 func (x *lineIndex) reset() {
 	clear(x.spare)
 	x.filled, x.gone = false, 0
-	x.spare, x.lines, x.series = x.spare[:0], x.lines[:0], x.series[:0]
+	x.spare, x.types, x.lines, x.series = x.spare[:0], x.types[:0], x.lines[:0], x.series[:0]
 }
 
 // makeRoom empties the table, and sizes it for n lines.
@@ -99,8 +100,9 @@ func (c *collector) fillIndex() {
 		c.enter(uint32(len(c.old.lines)+len(x.series)-1), met)
 	}
 	if c.view.gone.format == c.format {
-		for met, series := range c.view.gone.lines {
-			add(met, series)
+		for met, line := range c.view.gone.lines {
+			add(met, line.series)
+			x.types = append(x.types, line.metricType)
 		}
 	}
 	x.gone = len(x.spare)

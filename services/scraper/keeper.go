@@ -215,7 +215,7 @@ func (s *source) record() []byte {
 	r.Live = make([]byte, (s.sealed+7)/8)
 	set := func(i uint32) {
 		if i < dropped {
-			if i = s.resolve(i); int(i) < s.sealed {
+			if i = s.resolveSealed(i); int(i) < s.sealed {
 				r.Live[i/8] |= 1 << (i % 8)
 			}
 		}

@@ -41,7 +41,10 @@ func (c *collector) learn(f format) {
 		v.meta.expire()
 	}
 	if !c.differs {
-		return
+		if c.old.format != f || c.packs(len(c.old.text)) == (v.packed != nil) {
+			return
+		}
+		c.differ(len(c.old.lines)) // the interval has changed
 	}
 	d := &c.draft
 	v.size = len(d.lines)
@@ -52,13 +55,20 @@ func (c *collector) learn(f format) {
 				v.spare[string(d.text[line.met:line.metEnd])] = d.series[k]
 			}
 		}
-		v.template, v.series, v.gone = noTemplate, nil, goneLines{}
+		v.template, v.packed, v.series, v.gone = noTemplate, nil, nil, goneLines{}
 		return
 	}
 	if f != formatParsed {
 		d.text = append(d.text, c.body[c.at:]...)
 	}
 	v.gone.learn(c, f)
-	v.series = append(make([]uint32, 0, len(d.series)), d.series...)
-	v.template = c.shared.share(f, d)
+	v.series = d.takeSeries()
+	if c.packs(len(d.text)) {
+		v.template, v.packed = noTemplate, c.shared.pack(f, d)
+	} else {
+		v.template, v.packed = c.shared.share(f, d), nil
+	}
 }
+
+// packs reports whether a template with so many bytes of text is kept packed. A huge one is not: it would have to be in memory as a whole each time.
+func (c *collector) packs(text int) bool { return c.seldom && text <= hugeTemplate }

@@ -261,6 +261,7 @@ func (c *collector) differ(k int) {
 	}
 	c.differs = true
 	c.draft.reset()
+	c.draft.reserve(c.old)
 	c.commented = -1
 	c.repeat(0, k)
 	for i := range k {

@@ -30,10 +30,11 @@ func newMetadataStore() *metadataStore { return &metadataStore{families: map[str
 // keepMetadata is how many scrapes a family's metadata outlives the family.
 const keepMetadata = 10
 
-// begin starts a scrape.
-func (m *metadataStore) begin() {
-	m.changed = false
+// begin starts a scrape, and reports whether the last one has changed anything: that may have been behind the series.
+func (m *metadataStore) begin() (changed bool) {
+	changed, m.changed = m.changed, false
 	m.scrape++
+	return changed
 }
 
 // expire forgets families that have not been there for some scrapes.
@@ -115,23 +116,48 @@ func (m *metadataStore) describe(series string, opts *storage.AOptions) {
 // describe adds to opts what the target says of the family of the series with a name. In a text format, it looks at the last comments before the line first.
 func (c *collector) describe(name string, opts *storage.AOptions) {
 	c.needMetadata()
-	if !c.metaAll && c.block < c.commented {
+	all := c.hasComments()
+	if !all && c.block < c.commented {
 		c.block = c.commented
-		d := &c.draft
-		from := uint32(0)
-		if c.block > 0 {
-			from = d.lines[c.block-1].end
-		}
-		c.meta.read(c.format, d.text[from:d.lines[c.block].met])
+		c.meta.read(c.format, c.draft.appendComments(nil, c.block))
 	}
 	c.meta.describe(name, opts)
-	if c.metaAll || opts.MetricFamilyName != "" && opts.Metadata.Type != model.MetricTypeUnknown && opts.Metadata.Help != "" && !c.redescribe {
+	if all || opts.MetricFamilyName != "" && opts.Metadata.Type != model.MetricTypeUnknown && opts.Metadata.Help != "" && !c.redescribe {
 		return
 	}
-	c.metaAll = true
-	c.meta.read(c.format, c.draft.text)
-	c.meta.read(c.format, c.body[c.at:])
+	c.readComments()
 	c.meta.describe(name, opts)
+}
+
+// hasComments reports whether meta has all comments of the body up to the end of what is in memory.
+func (c *collector) hasComments() bool {
+	return c.format == formatParsed || c.metaLines == len(c.draft.lines) && c.metaTo >= c.gone+len(c.body)
+}
+
+// readComments notes all comments of the body up to the end of what is in memory. Each is read only once, or when the line behind it has become one of the draft again.
+func (c *collector) readComments() {
+	var comments []byte
+	for ; c.metaLines < len(c.draft.lines); c.metaLines++ {
+		comments = c.draft.appendComments(comments, c.metaLines)
+	}
+	if end := c.gone + len(c.body); c.metaTo < end {
+		comments = appendComments(comments, c.body[c.at:])
+		c.metaTo = end
+	}
+	c.meta.read(c.format, comments)
+}
+
+// appendComments appends the comments before line k.
+func (d *draft) appendComments(to []byte, k int) []byte {
+	line := &d.lines[k]
+	if !line.described {
+		return to
+	}
+	from := uint32(0)
+	if k > 0 {
+		from = d.lines[k-1].end
+	}
+	return appendComments(to, d.text[from:line.met])
 }
 
 func (c *collector) needMetadata() {
@@ -143,9 +169,8 @@ func (c *collector) needMetadata() {
 // endOfBody is the last line of an OpenMetrics body.
 var endOfBody = []byte("# EOF\n")
 
-// read notes all comments of a text in one of the text formats.
-func (m *metadataStore) read(f format, text []byte) {
-	var comments []byte
+// appendComments appends the comments of a text, which begins with a line, in one of the text formats.
+func appendComments(to, text []byte) []byte {
 	for len(text) > 0 {
 		line := text
 		if n := bytes.IndexByte(text, '\n'); n >= 0 {
@@ -153,8 +178,16 @@ func (m *metadataStore) read(f format, text []byte) {
 		}
 		text = text[len(line):]
 		if line = bytes.TrimLeft(line, " \t"); len(line) > 0 && line[0] == '#' && !bytes.HasPrefix(line, endOfBody) {
-			comments = append(comments, line...)
+			to = append(to, line...)
 		}
+	}
+	return to
+}
+
+// read notes what comments say.
+func (m *metadataStore) read(f format, comments []byte) {
+	if len(comments) == 0 {
+		return
 	}
 	p := textparse.NewPromParser(comments, nil, false)
 	if f == formatOpenMetrics {

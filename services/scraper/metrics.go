@@ -21,14 +21,48 @@ func newMetrics(s *Service, reg prometheus.Registerer) *metrics {
 	}
 	gauge("pending_bytes", "Bytes of frames held in memory until the stream has acknowledged them.", func() float64 { return float64(s.budget.Pending()) })
 	gauge("pending_limit_bytes", "Bytes of frames that may be held in memory.", func() float64 { return float64(s.budget.Limit()) })
-	gauge("sources", "Sources (targets with their own label set) that the scraper knows.", func() float64 { n, _ := s.sources.counts(); return float64(n) })
-	gauge("series", "Series that the scraper knows, including ones that have just gone.", func() float64 { _, n := s.sources.counts(); return float64(n) })
+	gauge("template_bytes", "Bytes of the templates of expositions, packed or not, including ones whose memory is not freed yet.", func() float64 { return float64(s.templates.bytes.Load()) })
+	reg.MustRegister(newUsageCollector(s.sources))
 	return &metrics{
 		samples:        counter("samples_total", "Samples handed to the publishers."),
 		frames:         counter("frames_total", "Frames handed to the publishers."),
 		droppedScrapes: counter("dropped_scrapes_total", "Whole scrapes dropped because the stream did not take frames and memory for waiting ones was full, or that are not, or not wholly, in the stream because no message holds them or the process stopped first."),
 		droppedSamples: counter("dropped_samples_total", "Samples of dropped scrapes that are not in the stream."),
 	}
+}
+
+// usageCollector tells what sources hold. It looks at them once for all its metrics.
+type usageCollector struct {
+	of                                            *sources
+	sources, series, seriesBytes, dictionaryBytes *prometheus.Desc
+}
+
+func newUsageCollector(of *sources) *usageCollector {
+	desc := func(name, help string) *prometheus.Desc {
+		return prometheus.NewDesc(prometheus.BuildFQName("millrace", "scraper", name), help, nil, nil)
+	}
+	return &usageCollector{
+		of:              of,
+		sources:         desc("sources", "Sources (targets with their own label set) that the scraper knows."),
+		series:          desc("series", "Series that the scraper knows, including ones that have just gone."),
+		seriesBytes:     desc("series_bytes", "Bytes of what the scraper knows of series, without their dictionaries and templates."),
+		dictionaryBytes: desc("dictionary_bytes", "Bytes of the dictionaries that hold the labels of series."),
+	}
+}
+
+// Describe is that of [prometheus.Collector].
+func (c *usageCollector) Describe(to chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, to) }
+
+// Collect is that of [prometheus.Collector].
+func (c *usageCollector) Collect(to chan<- prometheus.Metric) {
+	u := c.of.usage()
+	gauge := func(d *prometheus.Desc, n int) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n))
+	}
+	gauge(c.sources, u.sources)
+	gauge(c.series, u.series)
+	gauge(c.seriesBytes, u.seriesBytes)
+	gauge(c.dictionaryBytes, u.dictionaryBytes)
 }
 
 // scrapeMetrics are those that Prometheus has of its scrape loops, under the same names: dashboards and alerts know them.

@@ -8,7 +8,12 @@ import (
 // goneLines are lines that come and go: the last body did not have them, but the one before. Prometheus would read them as new ones.
 type goneLines struct {
 	format format
-	lines  map[string]uint32 // the numbers of their series, by their text
+	lines  map[string]goneLine // by their text
+}
+
+type goneLine struct {
+	series     uint32 // its number
+	metricType        // under which its labels were made: Prometheus would make them anew under another
 }
 
 // learn notes which lines of the template the body lacks, if they are few.
@@ -32,13 +37,27 @@ func (g *goneLines) learn(c *collector, f format) {
 		return
 	}
 	if g.lines == nil {
-		g.lines = map[string]uint32{}
+		g.lines = map[string]goneLine{}
 	}
 	for k, series := range c.view.series {
-		if series != unknown && !c.seen.has(uint32(k)) {
-			g.lines[strings.Clone(c.old.met(k))] = series
+		if series == unknown || c.seen.has(uint32(k)) {
+			continue
+		}
+		if met := c.old.met(k); !c.view.retyped || !dependsOnType(met) {
+			g.lines[strings.Clone(met)] = goneLine{series, c.old.lines[k].metricType}
 		}
 	}
+}
+
+// dependsOnType reports whether the labels of a line may depend on the TYPE comment before it: those named le and quantile do.
+func dependsOnType(met string) bool { return strings.Contains(met, "le") }
+
+// noteType is called for a line that stands in another place than before, and keeps the labels that it has got there.
+func (c *collector) noteType(id uint32, met []byte) {
+	if t := c.old; int(id) < len(t.lines) && t.format == c.format && t.lines[id].metricType == c.known.metricType {
+		return
+	}
+	c.view.retyped = c.view.retyped || dependsOnType(string(met))
 }
 
 // takeMoved takes the line that follows if it is nothing but a series that the template has elsewhere, or that is gone, and a value. The parser has read that text before,
@@ -60,6 +79,9 @@ func (c *collector) takeMoved(f format) bool {
 	id := c.find(met)
 	known, gone := int(id) < len(c.old.lines), c.isGone(id)
 	series := c.seriesOf(id)
+	if gone && c.index.types[int(id)-len(c.old.lines)] != c.known.metricType {
+		return false
+	}
 	if !known && !gone || c.seen.has(id) || series == unknown || series == created {
 		return false
 	}
@@ -81,6 +103,7 @@ func (c *collector) takeMoved(f format) bool {
 		}
 	}
 	if known {
+		c.noteType(id, met)
 		c.seen.set(id)
 	} else if series != unknown {
 		c.remember(met, series)

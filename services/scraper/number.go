@@ -25,7 +25,7 @@ func readValue(text []byte) (v float64, end int, ok bool) {
 		c := text[i]
 		if d := c - '0'; d <= 9 {
 			mantissa = mantissa*10 + uint64(d)
-			if mantissa > 0 {
+			if mantissa > 0 || digits > 0 { // leading zeros do not count; one that has overflowed to 0 does
 				digits++
 			}
 			continue

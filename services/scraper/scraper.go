@@ -66,6 +66,7 @@ type Service struct {
 	templates     *templates
 	collectors    sync.Pool
 	piece         int           // how much of a body is in memory at a time, in bytes
+	packFrom      time.Duration // the interval from which on templates are kept packed
 	replanned     chan struct{} // wakes the watcher for a new plan
 
 	budget *publish.Budget // of frames that are not acknowledged
@@ -84,7 +85,7 @@ type Service struct {
 func New(cfg Config, system *actor.System) *Service {
 	s := &Service{
 		cfg: cfg, system: system, sources: newSources(cfg.Partitions), templates: newTemplates(), replanned: make(chan struct{}, 1),
-		scrapeMetrics: newScrapeMetrics(cfg.Registerer), budget: publish.NewBudget(cfg.MaxPendingBytes), piece: piece,
+		scrapeMetrics: newScrapeMetrics(cfg.Registerer), budget: publish.NewBudget(cfg.MaxPendingBytes), piece: piece, packFrom: packFrom,
 	}
 	s.done = s.published
 	s.metrics = newMetrics(s, cfg.Registerer)

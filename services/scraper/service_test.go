@@ -137,12 +137,13 @@ func (f *bed) apply(jobs ...string) {
 	}
 }
 
-// publishTarget publishes the exporter as a target with the given labels besides those that each has. One with an empty value is removed.
+// publishTarget publishes the exporter as a target with the given labels besides those that each has. One with an empty value is removed. Its timeout is so long that no
+// scrape fails because the machine is busy, which would leave staleness markers.
 func (f *bed) publishTarget(job string, extra ...string) *target.Target {
 	f.t.Helper()
 	b := labels.NewBuilder(labels.FromStrings(
 		"__address__", strings.TrimPrefix(f.exporter.URL, "http://"), "__scheme__", "http", "__metrics_path__", "/metrics",
-		"__scrape_interval__", "200ms", "__scrape_timeout__", "200ms", "job", job, "instance", "one",
+		"__scrape_interval__", "200ms", "__scrape_timeout__", patience.String(), "job", job, "instance", "one",
 	))
 	for i := 0; i < len(extra); i += 2 {
 		b.Set(extra[i], extra[i+1])

@@ -82,6 +82,15 @@ func (s *source) resolve(i uint32) uint32 {
 	return i
 }
 
+// resolveSealed returns the newest entry that stands in a dictionary of those that have stood for entry i; where none does, one that does not. Within a scrape,
+// the newest of all may not stand in one yet.
+func (s *source) resolveSealed(i uint32) uint32 {
+	for s.series[i].moved != 0 && int(s.series[i].moved) <= s.sealed {
+		i = s.series[i].moved - 1
+	}
+	return i
+}
+
 // described returns the entry of a series with the metadata that comes with an append: i itself, or a new one where the metadata has changed.
 // The old one stays unused until the next compaction.
 func (s *source) described(i uint32, opts *storage.AOptions) uint32 {

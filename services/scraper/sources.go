@@ -3,6 +3,7 @@ package scraper
 import (
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
@@ -92,16 +93,50 @@ func (s *sources) olderThan(d time.Duration) (old []*source) {
 
 // counts returns the number of sources and of the series that they hold.
 func (s *sources) counts() (sources, series int) {
+	u := s.usage()
+	return u.sources, u.series
+}
+
+// usage is what sources hold.
+type usage struct {
+	sources, series int
+	seriesBytes     int // of what the sources and the scrape loops know of series, but for texts of lines that come and go
+	dictionaryBytes int // of dictionaries, as they are published
+}
+
+func (s *sources) usage() (u usage) {
 	s.mu.Lock()
 	list := make([]*source, 0, len(s.byID))
 	for _, src := range s.byID {
 		list = append(list, src)
 	}
 	s.mu.Unlock()
+	u.sources = len(list)
 	for _, src := range list {
-		src.mu.Lock()
-		series += len(src.series)
-		src.mu.Unlock()
+		src.addUsage(&u)
 	}
-	return len(list), series
+	return u
+}
+
+// addUsage adds what the source holds.
+func (s *source) addUsage(u *usage) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u.series += len(s.series)
+	u.seriesBytes += bytesOf(s.series) + bytesOf(s.table) + bytesOf(s.metrics) + bytesOf(s.unsealed)
+	for v := range s.views {
+		u.seriesBytes += bytesOf(v.series) + bytesOf(v.exposed.words) + bytesOf(v.current.words)
+	}
+	for _, dicts := range [][]dict{s.dicts, s.former} {
+		u.dictionaryBytes += bytesOf(dicts)
+		for i := range dicts {
+			u.dictionaryBytes += cap(dicts[i].msg)
+		}
+	}
+}
+
+// bytesOf returns the size of the memory behind a slice.
+func bytesOf[T any](list []T) int {
+	var one T
+	return cap(list) * int(unsafe.Sizeof(one))
 }

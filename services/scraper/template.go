@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 	"weak"
 
@@ -58,6 +59,11 @@ func metricTypeOf(t model.MetricType) metricType {
 	}
 }
 
+// size returns the bytes that the template takes.
+func (t *template) size() int64 {
+	return int64(len(t.text) + bytesOf(t.lines) + bytesOf(t.groups))
+}
+
 // start returns where the prefix of line k begins in the text; k may be the number of lines.
 func (t *template) start(k int) uint32 {
 	if k == 0 {
@@ -83,14 +89,20 @@ func (t *template) before(k int) lineContext {
 
 // templates holds all templates that are in use, to share them.
 type templates struct {
-	seed maphash.Seed
+	seed, further maphash.Seed
 
 	mu     sync.Mutex
 	byHash map[uint64]weak.Pointer[template]
+	byName map[packedName]weak.Pointer[packed]
+
+	bytes atomic.Int64 // of all of them, until their memory is freed
 }
 
 func newTemplates() *templates {
-	return &templates{seed: maphash.MakeSeed(), byHash: map[uint64]weak.Pointer[template]{}}
+	return &templates{
+		seed: maphash.MakeSeed(), further: maphash.MakeSeed(),
+		byHash: map[uint64]weak.Pointer[template]{}, byName: map[packedName]weak.Pointer[packed]{},
+	}
 }
 
 // share returns a template with the content of a draft: one that is in use already, or a new one.
@@ -103,16 +115,24 @@ func (ts *templates) share(f format, d *draft) *template {
 	}
 	t := d.template(f)
 	ts.byHash[hash] = weak.Make(t)
-	runtime.AddCleanup(t, ts.forget, hash)
+	ts.bytes.Add(t.size())
+	runtime.AddCleanup(t, ts.forget, forgotten[uint64]{hash, t.size()})
 	return t
 }
 
+// forgotten is a template whose memory is freed, by what it was found by.
+type forgotten[T any] struct {
+	by   T
+	size int64
+}
+
 // forget drops a template that nobody uses any more, unless another has taken its place.
-func (ts *templates) forget(hash uint64) {
+func (ts *templates) forget(t forgotten[uint64]) {
+	ts.bytes.Add(-t.size)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if ts.byHash[hash].Value() == nil {
-		delete(ts.byHash, hash)
+	if ts.byHash[t.by].Value() == nil {
+		delete(ts.byHash, t.by)
 	}
 }
 
@@ -159,14 +179,39 @@ func (d *draft) repeat(t *template, series []uint32, from, to int) {
 	}
 }
 
-// template returns the draft as a template. The memory of a huge draft becomes the template's.
+// gives reports whether the memory of the draft becomes the template's: it is huge, and about as large as what it holds.
+func (d *draft) gives() bool { return cap(d.text) > hugeTemplate && len(d.text) > cap(d.text)/2 }
+
+// template returns the draft as a template.
 func (d *draft) template(f format) *template {
-	if cap(d.text) <= hugeTemplate {
+	if !d.gives() {
 		return &template{f, string(d.text), slices.Clone(d.lines), slices.Clone(d.groups)}
 	}
 	t := &template{f, unsafe.String(unsafe.SliceData(d.text), len(d.text)), d.lines, d.groups}
 	d.text, d.lines, d.groups = nil, nil, nil
 	return t
+}
+
+// reserve makes room for the successor of a huge template, since text that grows by and by is copied several times: as much as the old one takes, and a little more.
+func (d *draft) reserve(old *template) {
+	if len(old.text) <= hugeTemplate {
+		return
+	}
+	text, lines := len(old.text)+len(old.text)/16, len(old.lines)+len(old.lines)/16
+	d.text, d.lines, d.series = slices.Grow(d.text, text), slices.Grow(d.lines, lines), slices.Grow(d.series, lines)
+	if len(old.groups) > 0 {
+		d.groups = slices.Grow(d.groups, lines)
+	}
+}
+
+// takeSeries returns the series in memory of their own. It comes before template.
+func (d *draft) takeSeries() []uint32 {
+	if !d.gives() {
+		return append(make([]uint32, 0, len(d.series)), d.series...)
+	}
+	series := d.series
+	d.series = nil
+	return series
 }
 
 func (d *draft) reset() {

@@ -3,6 +3,7 @@ package scraper
 import (
 	"fmt"
 	"math"
+	"math/big"
 	"math/rand/v2"
 	"runtime"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/prometheus/common/model"
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/textparse"
 	"github.com/prometheus/prometheus/model/value"
@@ -57,6 +59,23 @@ func TestTemplatesThatNobodyUsesAreForgotten(t *testing.T) {
 	runtime.KeepAlive(l)
 }
 
+// TestTargetsThatShrinkLeaveNoHugeTemplate has a huge template followed by a short body, for which as much memory was made.
+func TestTargetsThatShrinkLeaveNoHugeTemplate(t *testing.T) {
+	var d draft
+	d.reserve(&template{text: strings.Repeat("x", hugeTemplate+1), lines: make([]templateLine, 1000)})
+	if cap(d.text) <= hugeTemplate || cap(d.lines) < 1000 || cap(d.series) < 1000 {
+		t.Fatalf("room for %d bytes, %d lines and %d series", cap(d.text), cap(d.lines), cap(d.series))
+	}
+	d.text = append(d.text, "x "...)
+	d.add(templateLine{metEnd: 1}, 0, false, 0)
+	if series := d.takeSeries(); cap(series) > 100 || d.series == nil {
+		t.Errorf("the series have room for %d", cap(series))
+	}
+	if made := d.template(formatText); made.text != "x " || d.text == nil {
+		t.Errorf("the template %q has the memory of the draft", made.text)
+	}
+}
+
 // TestSteadyScrapesAllocateLittle shows that what a sample costs does not grow with garbage.
 func TestSteadyScrapesAllocateLittle(t *testing.T) {
 	r := newRig(t)
@@ -79,8 +98,16 @@ func TestSteadyScrapesAllocateLittle(t *testing.T) {
 		r.release(c)
 	}
 	scrape()
-	if n := testing.AllocsPerRun(50, scrape); n > 5 {
+	if n := testing.AllocsPerRun(50, scrape); n > 5 && !raceDetector {
 		t.Errorf("reading a body of known lines allocates %v times", n)
+	}
+	r.packFrom = 0
+	scrape()
+	if l.view.packed == nil {
+		t.Fatal("the template is not packed")
+	}
+	if n := testing.AllocsPerRun(50, scrape); n > 5 && !raceDetector {
+		t.Errorf("reading a body of known lines against a packed template allocates %v times", n)
 	}
 }
 
@@ -117,6 +144,90 @@ func TestMetadataFollowsTheComments(t *testing.T) {
 			now += 1000
 			r.give(l, step{body: fmt.Sprintf(text, says[0], says[1]), contentType: format}, now)
 			check(says[0], says[1])
+		}
+	}
+}
+
+// TestMetadataOfPiecesBefore has new series in a body that comes in pieces: one without HELP first, and pieces later others whose comments the last body had too.
+func TestMetadataOfPiecesBefore(t *testing.T) {
+	body := func(scrape int, helpless bool) string {
+		var b strings.Builder
+		b.WriteString("# TYPE first gauge\nfirst 1\n")
+		if helpless {
+			b.WriteString("helpless{new=\"1\"} 1\n")
+		}
+		for i := range 20 {
+			fmt.Fprintf(&b, "# HELP family_%02d Help of %d.\n# TYPE family_%02d counter\n", i, i, i)
+			for k := range 12 {
+				fmt.Fprintf(&b, "family_%02d{k=\"%d\"} %d\n", i, k, scrape)
+			}
+			if scrape > 0 {
+				fmt.Fprintf(&b, "family_%02d{new=\"1\"} 1\n", i)
+			}
+			if scrape > 0 && i > 0 { // behind another family
+				fmt.Fprintf(&b, "family_%02d{new=\"2\"} 1\n", i-1)
+			}
+		}
+		return b.String()
+	}
+	for i, n := range []int{piece, piece, 700, 700, 100, 100} {
+		helpless := i%2 == 1
+		r := newRig(t)
+		r.piece = n
+		l := r.plainLoop(1)
+		r.give(l, step{body: body(0, false), contentType: plainText}, 1000)
+		r.give(l, step{body: body(1, helpless), contentType: plainText}, 2000)
+		checked := 0
+		for i, ls := range labelsOf(t, l.source) {
+			name := ls.Get("__name__")
+			number, ok := strings.CutPrefix(name, "family_")
+			if !ok {
+				continue
+			}
+			checked++
+			family, _ := strconv.Atoi(number)
+			if f := l.source.metricOf(uint32(i)); f.family != name || f.Type != model.MetricTypeCounter || f.Help != fmt.Sprintf("Help of %d.", family) {
+				t.Errorf("in pieces of %d bytes, with a series without HELP: %t, %s is described by %+v", n, helpless, ls, f)
+			}
+		}
+		if checked != 20*12+20+19 {
+			t.Errorf("%d series", checked)
+		}
+	}
+}
+
+// TestMetadataOfCommentsFarBefore has a new series behind families whose comments are as they were, and its own family's before those.
+func TestMetadataOfCommentsFarBefore(t *testing.T) {
+	const known = "# TYPE x gauge\nx 1\n# HELP a Of a.\n# TYPE a gauge\na 1\n# HELP b Of b.\n# TYPE b gauge\nb 1\n"
+	for _, n := range []int{piece, 60} {
+		r := newRig(t)
+		r.piece = n
+		l := r.plainLoop(1)
+		r.give(l, step{body: known, contentType: plainText}, 1000)
+		r.give(l, step{body: known + "a{new=\"1\"} 1\n", contentType: plainText}, 2000)
+		for i, ls := range labelsOf(t, l.source) {
+			if f := l.source.metricOf(uint32(i)); ls.Get("__name__") == "a" && (f.family != "a" || f.Type != model.MetricTypeGauge || f.Help != "Of a.") {
+				t.Errorf("in pieces of %d bytes, %s is described by %+v", n, ls, f)
+			}
+		}
+	}
+}
+
+// TestMetadataBehindConvertedSeries has comments behind series in bodies that are parsed as a whole: the next scrape tells of them.
+func TestMetadataBehindConvertedSeries(t *testing.T) {
+	r := newRig(t)
+	for _, cfg := range differentialConfig(t).ScrapeConfigs {
+		if cfg.JobName != "convert" {
+			continue
+		}
+		l := r.newTestLoop(cfg, 1)
+		for n := range 2 {
+			r.give(l, step{body: "# TYPE a gauge\na 1\n# HELP a Of a.\n", contentType: plainText}, int64(1000+1000*n))
+		}
+		for i, ls := range labelsOf(t, l.source) {
+			if f := l.source.metricOf(l.source.resolve(uint32(i))); ls.Get("__name__") == "a" && f.Help != "Of a." {
+				t.Errorf("it is described by %+v", f)
+			}
 		}
 	}
 }
@@ -196,6 +307,14 @@ func TestValuesAreThoseOfTheParser(t *testing.T) {
 		checkValue(t, "-"+v+"\n")
 		checkValue(t, v)
 	}
+	for _, text := range multiplesOfTwoTo64() {
+		checkValue(t, text+"\n")
+		if got, _, ok := readValue([]byte(text + "\n")); ok {
+			if want, err := strconv.ParseFloat(text, 64); err != nil || got != want {
+				t.Errorf("%s is %v; strconv has %v, %v", text, got, want, err)
+			}
+		}
+	}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	formats := []byte{'e', 'f', 'g', 'E', 'G'}
 	for range 200_000 {
@@ -211,12 +330,32 @@ func TestValuesAreThoseOfTheParser(t *testing.T) {
 	}
 }
 
+// multiplesOfTwoTo64 returns numbers whose digits make 0 of 64 bits, or do so before their end, in several notations.
+func multiplesOfTwoTo64() (list []string) {
+	two := new(big.Int).Lsh(big.NewInt(1), 64)
+	for k := int64(1); k <= 200; k++ {
+		digits := new(big.Int).Mul(two, big.NewInt(k)).String()
+		list = append(list, digits, "-"+digits, "000"+digits, "0.000"+digits)
+		for _, zeros := range []string{"0", "00", "00000000"} {
+			list = append(list, digits+zeros, digits+"."+zeros, digits+"."+zeros+"e-3")
+		}
+		for _, at := range []int{1, 5, len(digits) - 1} {
+			list = append(list, digits[:at]+"."+digits[at:], digits[:at]+"."+digits[at:]+"e+19", digits[:at]+"."+digits[at:]+"e-7")
+		}
+		list = append(list, digits+"7", digits+"e5", digits+"E-22", digits+"e-30")
+	}
+	return list
+}
+
 // FuzzNumber compares with what strconv makes of the text up to a space or line break.
 func FuzzNumber(f *testing.F) {
 	for _, v := range oddValues {
 		f.Add(v)
 	}
 	for _, v := range []string{"9007199254740993", "1.7976931348623159e308", "2.2250738585072011e-308", "4.9406564584124654e-324", "6631236846766476e-316", "8.5e22", "123456789012345678e-22"} {
+		f.Add(v)
+	}
+	for _, v := range multiplesOfTwoTo64()[:40] {
 		f.Add(v)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -244,8 +383,8 @@ func FuzzReadValue(f *testing.F) {
 // FuzzTemplates compares a loop that reads bodies against templates with one that has Prometheus's parser read each of them as a whole.
 func FuzzTemplates(f *testing.F) {
 	rnd := rand.New(rand.NewPCG(8, 8))
-	for range 8 {
-		data := make([]byte, 400)
+	for i := range 8 {
+		data := make([]byte, 400+i%2)
 		for i := range data {
 			data[i] = byte(rnd.Uint32())
 		}
@@ -262,6 +401,9 @@ func FuzzTemplates(f *testing.F) {
 			}
 		}
 		with, without := newRig(t), newRig(t)
+		if len(data)%2 == 1 {
+			with.packFrom = 0
+		}
 		a, b := with.newTestLoop(&job, 1), without.newTestLoop(&job, 1)
 		for k, step := range s.steps {
 			now := int64(1_750_000_000_000 + k*1000)

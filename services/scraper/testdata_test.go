@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 const openMetrics2 = "application/openmetrics-text; version=2.0.0; charset=utf-8"
@@ -57,7 +56,7 @@ func TestTestdataOfPrometheusIsReadAsByPrometheus(t *testing.T) {
 	}
 	for _, startTimestamps := range []bool{false, true} {
 		t.Run(fmt.Sprint("start timestamps ", startTimestamps), func(t *testing.T) {
-			compareWithPrometheus(t, cfg, list, time.Second, startTimestamps)
+			compareWithPrometheus(t, cfg, list, startTimestamps)
 		})
 	}
 }
@@ -89,7 +88,7 @@ func TestCasesOfPrometheusAreReadAsByPrometheus(t *testing.T) {
 	}
 	for _, startTimestamps := range []bool{false, true} {
 		t.Run(fmt.Sprint("start timestamps ", startTimestamps), func(t *testing.T) {
-			compareWithPrometheus(t, cfg, list, time.Second, startTimestamps)
+			compareWithPrometheus(t, cfg, list, startTimestamps)
 		})
 	}
 }

@@ -9,12 +9,15 @@ type view struct {
 	contentType string // that has format
 
 	template *template
-	series   []uint32 // for each line of template the number of its series in the source, or one of the constants below
+	packed   *packed  // in place of template, where the interval is long; nil otherwise
+	series   []uint32 // for each line of the template the number of its series in the source, or one of the constants below
 	// spare holds the series of lines that only scrapes which failed have shown, by their text.
 	spare map[string]uint32
 	gone  goneLines
-	size  int // lines at the last success
-	meta  *metadataStore
+	// retyped says that there may be lines whose labels were made under another TYPE comment than the one under which the template has them.
+	retyped bool
+	size    int // lines at the last success
+	meta    *metadataStore
 
 	exposed bitmap // series in the last scrape, without those that have timestamps of their own; they end with a staleness marker
 	current bitmap // the same for the scrape that is being collected
@@ -31,7 +34,7 @@ const (
 	created = math.MaxUint32 - 2
 )
 
-// noTemplate is the template of a target that was not read yet.
+// noTemplate is the template of a target that was not read yet, or has a packed one.
 var noTemplate = &template{}
 
 func newView() *view {
@@ -42,7 +45,7 @@ func newView() *view {
 
 // forget drops all that refers to series of the source.
 func (v *view) forget() {
-	v.template, v.series, v.spare, v.gone = noTemplate, nil, nil, goneLines{}
+	v.template, v.packed, v.series, v.spare, v.gone, v.retyped = noTemplate, nil, nil, nil, goneLines{}, false
 	v.exposed.reset()
 	v.current.reset()
 	for i := range v.reports {
@@ -64,10 +67,12 @@ func (v *view) renumber(numbers []uint32) {
 	for met, i := range v.spare {
 		v.spare[met] = number(i)
 	}
-	for met, i := range v.gone.lines {
-		if v.gone.lines[met] = number(i); v.gone.lines[met] == unknown {
+	for met, line := range v.gone.lines {
+		if line.series = number(line.series); line.series == unknown {
 			delete(v.gone.lines, met)
+			continue
 		}
+		v.gone.lines[met] = line
 	}
 	for k, i := range v.reports {
 		v.reports[k] = number(i)
