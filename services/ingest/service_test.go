@@ -369,8 +369,9 @@ func TestExemplarWithoutSampleGoesWithTheNewest(t *testing.T) {
 }
 
 func TestPushIsAnsweredUnavailableWhileTheStreamIsAway(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.AckTimeout = 20 * time.Millisecond; c.MaxPendingBytes = 2000 })
+	r := newRig(t, func(c *Config) { c.MaxPendingBytes = 2000 })
 	r.mustPush(r.at("a", 0, 1))
+	r.cfg.AckTimeout = 20 * time.Millisecond // not before: the stream may take its time
 	r.conn.NC.Opts.AllowReconnect = false
 	r.conn.NC.Close()
 	var refusal *door.Refusal

@@ -59,7 +59,7 @@ func dial(t testing.TB, addr string, options ...grpc.DialOption) *grpc.ClientCon
 
 func export(t testing.TB, conn *grpc.ClientConn, request pmetricotlp.ExportRequest, headers []string, options ...grpc.CallOption) (pmetricotlp.ExportResponse, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, headers...)
 	return pmetricotlp.NewGRPCClient(conn).Export(ctx, request, options...)
@@ -200,7 +200,7 @@ func TestGRPCKeepsTheDeadlineOfTheCall(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Error("the call did not come to the taker")
 	}
 }
