@@ -162,7 +162,11 @@ func (g *gate) handle(d deadlines, r *http.Request) (p parcel, sender string, ou
 		}
 	}
 	tenant, f := g.tenant(r)
-	sender = senderOf(user, tenant, sender, r)
+	named := tenant
+	if g.credentials == nil && !certified(r) {
+		named = "" // what anybody may write there would be a new sender each time, with a rate of its own
+	}
+	sender = senderOf(user, named, sender, r)
 	if f != nil {
 		return p, sender, Outcome{}, f
 	}
@@ -310,13 +314,16 @@ func senderOf(user, tenant, ip string, r *http.Request) string {
 	switch {
 	case user != "":
 		return user
-	case r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && r.TLS.PeerCertificates[0].Subject.CommonName != "":
+	case certified(r) && r.TLS.PeerCertificates[0].Subject.CommonName != "":
 		return r.TLS.PeerCertificates[0].Subject.CommonName
 	case tenant != "":
 		return tenant
 	}
 	return ip
 }
+
+// certified reports whether the sender has shown a client certificate, which the listener has verified.
+func certified(r *http.Request) bool { return r.TLS != nil && len(r.TLS.PeerCertificates) > 0 }
 
 func remoteIP(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)

@@ -81,7 +81,7 @@ func TestGRPCTakesEveryEncoding(t *testing.T) {
 				t.Errorf("%q: %v", coding, response.PartialSuccess().ErrorMessage())
 			}
 			taken := r.recorder.taken()
-			if len(taken) != 1 || !bytes.Equal(taken[0].Body, metricsProto(t, points)) || taken[0].Tenant != "blue" || taken[0].Sender != "blue" {
+			if len(taken) != 1 || !bytes.Equal(taken[0].Body, metricsProto(t, points)) || taken[0].Tenant != "blue" || taken[0].Sender != "127.0.0.1" {
 				t.Errorf("%q: took %d requests, or other bytes", coding, len(taken))
 			}
 			r.atRest(t)
