@@ -124,10 +124,18 @@ func (s *source) setMetadata(x *series, family string, m metadata.Metadata) {
 	s.described = s.described || int(x.number) < s.sealed
 }
 
+// clippedText returns help or a unit as it is sent, of which more than can be kept is not copied.
+func clippedText(b []byte) string {
+	if len(b) > maxHelp {
+		return strings.ToValidUTF8(string(b[:maxHelp]), "")
+	}
+	return string(b)
+}
+
 // clipped returns metadata with a help that is not too long for a dictionary.
 func clipped(m metadata.Metadata) metadata.Metadata {
 	if len(m.Help) > maxHelp {
-		m.Help = strings.ToValidUTF8(m.Help[:maxHelp], "")
+		m.Help = strings.Clone(strings.ToValidUTF8(m.Help[:maxHelp], "")) // which is not to keep the rest in memory
 	}
 	if len(m.Unit) > maxHelp {
 		m.Unit = ""

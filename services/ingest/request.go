@@ -62,7 +62,14 @@ type request struct {
 	bySrc   map[*source]*gather
 	current *gather
 	points  int // or time series, so far
+	values  int // samples, histograms and exemplars of time series, so far
 	number  int // of samples, so far
+
+	hold         func(int64) error // of the push
+	cancelled    func() error      // tells whether somebody waits for the answer
+	weight, room int64             // see weigh
+	failed       error             // what weigh has said
+	translated   int               // how much was translated, in bytes
 
 	before  *entry // that was found last
 	out     door.Outcome
@@ -75,6 +82,7 @@ type request struct {
 	pushed  pushed
 	symbols []symbol
 	refs    []uint32
+	texts   map[uint32]string // symbols that are help or unit of a new series
 	scratch labels.ScratchBuilder
 }
 
@@ -89,6 +97,7 @@ func (s *Service) begin(p *door.Push) *request {
 	r := requests.Get().(*request)
 	now := time.Now()
 	r.svc, r.tenant, r.limits, r.now, r.maxTime, r.last = s, p.Tenant, p.Limits, seconds(now), now.Add(maxAhead).UnixMilli(), -1
+	r.hold, r.room = p.Hold, unweighed
 	r.tr = s.translation.Load()
 	r.root = s.hash.string(p.Tenant).number(uint64(p.Limits.MaxLabelNames)).number(uint64(p.Limits.MaxLabelNameBytes)).
 		number(uint64(p.Limits.MaxLabelValueBytes)).number(uint64(p.Format)).number(r.tr.generation)
@@ -101,24 +110,26 @@ func (r *request) release() {
 		clear(g.samples)
 		clear(g.exemplars)
 		g.src, g.samples, g.exemplars, g.repeats = nil, g.samples[:0], g.exemplars[:0], false
-		if cap(g.samples) <= 1<<14 {
+		if cap(g.samples) <= keptItems {
 			r.free = append(r.free, g)
 		}
 	}
 	clear(r.gathers)
 	clear(r.bySrc)
 	r.before = nil
-	r.gathers, r.current, r.points, r.number = r.gathers[:0], nil, 0, 0
+	r.gathers, r.current, r.points, r.values, r.number = r.gathers[:0], nil, 0, 0, 0
+	r.hold, r.cancelled, r.weight, r.room, r.failed, r.translated = nil, nil, 0, 0, nil, 0
 	r.out, r.reasons = door.Outcome{}, nil
 	r.learner.release()
 	r.otlp.release()
 	r.pushed.reset()
+	r.pushed.samples = emptied(r.pushed.samples)
 	r.build.release()
 	if len(r.free) > 64 {
 		r.free = r.free[:64]
 	}
-	clear(r.symbols)
-	r.symbols = r.symbols[:0]
+	r.symbols, r.refs = emptied(r.symbols), emptied(r.refs)
+	clear(r.texts)
 	requests.Put(r)
 }
 

@@ -407,3 +407,35 @@ func TestAThousandSenders(t *testing.T) {
 		r.atRest(t)
 	})
 }
+
+// What a Taker needs besides the body counts as in flight until it returns.
+func TestWhatTheTakerHoldsIsWithinTheBudget(t *testing.T) {
+	everyDoor(t, func(t *testing.T, name string) {
+		const limit = 1 << 20
+		r := start(t, name, func(c *Config) { c.Limits.MaxInFlightBytes = limit })
+		for want, others := range map[fault]int64{tooLarge: 0, full: limit / 2} {
+			r.recorder.answer = func(_ context.Context, p *Push) (Outcome, error) {
+				if err := p.Hold(limit / 4); err != nil {
+					t.Errorf("%s: a quarter: %v", name, err)
+				}
+				if n := r.gate.memory.used.Load(); n < limit/4+others {
+					t.Errorf("%s: %d bytes are in flight", name, n)
+				}
+				more := int64(limit)
+				if others > 0 {
+					more = limit / 2
+				}
+				return Outcome{}, p.Hold(more)
+			}
+			r.gate.memory.used.Add(others)
+			code, text := r.send(t, r.client(t), bytes.NewReader(r.good(t)), identity)
+			if code != faultCodes[name][want] || !strings.Contains(text, "max_in_flight_bytes") {
+				t.Errorf("%s %s", code, text)
+			}
+			r.gate.memory.used.Add(-others)
+			r.atRest(t)
+		}
+		r.recorder.answer = nil
+		r.stillGood(t)
+	})
+}
