@@ -366,9 +366,9 @@ func (r *request) targetInfo() error {
 		return err
 	}
 	for t := res.earliest; t < res.latest; t += step {
-		r.add(sample{ser: e.series[0], t: int64(t / 1_000_000), v: 1, point: -2})
+		r.add(sample{ser: e.series[0], t: int64(t / 1_000_000), v: 1, point: targetInfo})
 	}
-	r.add(sample{ser: e.series[0], t: int64(res.latest / 1_000_000), v: 1, point: -2})
+	r.add(sample{ser: e.series[0], t: int64(res.latest / 1_000_000), v: 1, point: targetInfo})
 	return nil
 }
 
