@@ -290,7 +290,7 @@ func (r *request) commit(g *gather, a *acks) error {
 	if len(g.exemplars) > 0 {
 		list = r.attach(s, g, list)
 	}
-	u := &publish.Unit{Linger: r.svc.cfg.Linger, Budget: r.svc.budget, Job: s.key.job}
+	u := &publish.Unit{Linger: r.svc.cfg.Linger, Budget: r.svc.budget, Job: s.key.job, Waits: g.repeats}
 	if len(list) > 0 {
 		s.describe(r.svc.metadata)
 		s.tidy()

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/tsdb/tsdbutil"
@@ -527,5 +528,20 @@ func TestBadLabelsWithoutSamplesAreRefused(t *testing.T) {
 		if err != nil || out.Refused != 1 {
 			t.Errorf("%v: %+v, %v", format, out, err)
 		}
+	}
+}
+
+// What is too large for the stream is so the next time, too.
+func TestWhatIsTooLargeForTheStreamIsNotToBeSentAgain(t *testing.T) {
+	for _, cause := range []error{fmt.Errorf("a frame: %w", stream.ErrTooLarge), &publish.DroppedError{Samples: 1, Reason: fmt.Errorf("a frame: %w", stream.ErrTooLarge)}} {
+		if kind, ok := kindOf(notPublished(cause)); !ok || kind != door.TooLarge {
+			t.Errorf("%v is answered %v", cause, notPublished(cause))
+		}
+	}
+	r := newRig(t)
+	x := r.at("h", 0, 0)
+	x.h = &histogram.Histogram{Schema: 0, PositiveSpans: []histogram.Span{{Length: maxBuckets + 1}}, PositiveBuckets: make([]int64, maxBuckets+1)}
+	if out, err := r.push(x); err != nil || out.Refused != 1 || !strings.Contains(out.Reason, "buckets, the most is") {
+		t.Errorf("%+v, %v", out, err)
 	}
 }
