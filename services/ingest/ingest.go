@@ -82,7 +82,7 @@ func (s *Service) ApplyConfig(cfg promconfig.OTLPConfig) {
 // Serve takes pushes until ctx ends.
 func (s *Service) Serve(ctx context.Context) error {
 	s.open.Store(true)
-	err := s.registry.keep(ctx, s.cfg.SeriesIdle)
+	err := s.registry.keep(ctx, s.cfg.SeriesIdle, s.metadata)
 	s.open.Store(false)
 	return err
 }

@@ -174,7 +174,7 @@ func (r *registry) reset() {
 }
 
 // keep forgets what was not pushed for a while, again and again until ctx ends.
-func (r *registry) keep(ctx context.Context, idle time.Duration) error {
+func (r *registry) keep(ctx context.Context, idle time.Duration, metadata *families) error {
 	tick := time.NewTicker(min(idle/4, time.Minute))
 	defer tick.Stop()
 	for {
@@ -183,6 +183,7 @@ func (r *registry) keep(ctx context.Context, idle time.Duration) error {
 			return nil
 		case now := <-tick.C:
 			r.sweep(seconds(now.Add(-idle)))
+			metadata.forget(seconds(now.Add(-idle)))
 		}
 	}
 }

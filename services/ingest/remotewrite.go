@@ -340,7 +340,7 @@ func (r *request) readMetadata(msg []byte) error {
 		}
 	}
 	if f.err == nil && name != "" {
-		r.svc.metadata.learn(r.tenant, name, clipped(m))
+		r.svc.metadata.learn(r.tenant, name, m, r.now)
 	}
 	return f.err
 }

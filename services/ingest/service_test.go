@@ -354,7 +354,7 @@ func TestMetadataOfRemoteWrite1FollowsItsSeries(t *testing.T) {
 	r := newRig(t)
 	x := r.at("requests_total", 0, 1)
 	r.mustPush(x)
-	r.Service.metadata.learn("", "requests", metadata.Metadata{Type: model.MetricTypeCounter, Help: "Requests."})
+	r.Service.metadata.learn("", "requests", metadata.Metadata{Type: model.MetricTypeCounter, Help: "Requests."}, seconds(time.Now()))
 	r.Service.metadata.changed = time.Now().Add(-time.Minute)
 	r.mustPush(r.at("requests_total", 1, 2))
 	list := r.stored()
