@@ -168,6 +168,9 @@ func (r *registry) reset() {
 		sh := &r.shards[i]
 		sh.mu.Lock()
 		r.entries.Add(-int64(len(sh.known)))
+		for _, e := range sh.known {
+			e.next.Store(nil)
+		}
 		clear(sh.known)
 		sh.mu.Unlock()
 	}
@@ -196,6 +199,7 @@ func (r *registry) sweep(before int64) {
 		for k, e := range sh.known {
 			if e.seen.Load() < before {
 				delete(sh.known, k)
+				e.next.Store(nil) // what still refers to it is not to keep those behind it as well
 				r.entries.Add(-1)
 			}
 		}
