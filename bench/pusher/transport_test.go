@@ -21,7 +21,7 @@ import (
 // transportTo returns the transport of a protocol to a URL, with a header.
 func transportTo(t *testing.T, protocol Protocol, url string) transport {
 	t.Helper()
-	config := Config{URL: url, Protocol: protocol, Series: 10, Timeout: 200 * time.Millisecond, Headers: map[string]string{"X-Scope-OrgID": "team-a"}}
+	config := Config{URL: url, Protocol: protocol, Series: 10, Timeout: 10 * time.Second, Headers: map[string]string{"X-Scope-OrgID": "team-a"}}
 	if err := config.validate(); err != nil {
 		t.Fatal(err)
 	}

@@ -95,11 +95,12 @@ type Door struct {
 	MaxBodyBytes ByteSize `yaml:"max_body_bytes"`
 	// MaxDecompressedBytes bounds a request unpacked. At least 1KiB. Default 64MiB.
 	MaxDecompressedBytes ByteSize `yaml:"max_decompressed_bytes"`
-	// MaxInFlightBytes bounds all requests at a time; beyond it: 429. At least 1MiB. Default 256MiB.
+	// MaxInFlightBytes bounds all requests at a time, with what large ones take to read; beyond it: 429. At least 1MiB. Default 256MiB.
 	MaxInFlightBytes ByteSize `yaml:"max_in_flight_bytes"`
 	// MaxConcurrentRequests bounds the requests at a time; beyond it: 429. Default 2048.
 	MaxConcurrentRequests int `yaml:"max_concurrent_requests"`
-	// MaxSeriesPerRequest bounds the points (OTLP) or time series (remote_write) of a request. Default 200000.
+	// MaxSeriesPerRequest bounds the points (OTLP) or time series (remote_write) of a request; these may have twice as many
+	// samples, histograms and exemplars. Default 200000.
 	MaxSeriesPerRequest int `yaml:"max_series_per_request"`
 	// MaxLabelNames bounds a series' labels; MaxLabelNameBytes and MaxLabelValueBytes their length. A series beyond them is
 	// refused, the others of the request are not. Default 128, 1KiB, 16KiB.

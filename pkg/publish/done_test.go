@@ -146,7 +146,7 @@ func TestWhatNATSNeverTakesIsDropped(t *testing.T) {
 			if !errors.Is(err, ErrDropped) || !errors.As(err, &d) || d.Samples != 7 || d.Reason == nil {
 				t.Errorf("the unit was told %v", err)
 			}
-			if what != "a frame above any a reader" && !errors.Is(err, stream.ErrTooLarge) {
+			if !errors.Is(err, stream.ErrTooLarge) {
 				t.Errorf("the unit was told %v, want %v", err, stream.ErrTooLarge)
 			}
 			if err := r.expect("barrier"); !errors.Is(err, ErrDropped) {
@@ -168,6 +168,36 @@ func TestWhatNATSNeverTakesIsDropped(t *testing.T) {
 				t.Errorf("%d frames are in the stream, want %d", n, before+2)
 			}
 		})
+	}
+}
+
+// TestABarrierIsOfferedWhileADroppedUnitIsTold offers barriers, with and without frames, from within Done of a unit that is dropped: what they wait for may be that unit.
+func TestABarrierIsOfferedWhileADroppedUnitIsTold(t *testing.T) {
+	conn := streamtest.New(t, 2)
+	r := newRig(t, conn)
+	dropped := &Unit{Frames: []Frame{{Data: make([]byte, maxFrame+1), Time: 1, Samples: 7}}}
+	waits := r.named("with frames", r.unit(1, 10))
+	waits.Waits = true
+	barrier, late := r.named("barrier", &Unit{}), r.named("late", r.unit(2, 10))
+	late.Waits = true
+	dropped.Done = func(error) {
+		if !r.Offer(0, waits) || !r.Offer(0, barrier) {
+			t.Error("there is no room")
+		}
+	}
+	r.offer(0, dropped)
+	r.run()
+	for _, name := range []string{"with frames", "barrier"} {
+		if err := r.expect(name); !errors.Is(err, ErrDropped) {
+			t.Errorf("%s: told %v", name, err)
+		}
+	}
+	if n := total(stored(t, conn, 0)); n != 10 {
+		t.Errorf("%d samples are in the stream, want those of the barrier", n)
+	}
+	r.offer(0, late)
+	if err := r.expect("late"); err != nil {
+		t.Errorf("what came later was told %v", err)
 	}
 }
 

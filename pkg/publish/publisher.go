@@ -88,7 +88,7 @@ func (p *publisher) rouse() {
 
 // prepare makes a unit ready for the mailbox.
 func (p *publisher) prepare(u *Unit) {
-	u.deadline, u.barrier, u.drops = p.deadlineOf(u.Linger), len(u.Frames) == 0, p.drops.Load()
+	u.deadline, u.barrier, u.drops = p.deadlineOf(u.Linger), u.Waits || len(u.Frames) == 0, p.drops.Load()
 	p.bytes.Add(int64(u.Bytes))
 }
 
@@ -205,7 +205,7 @@ func (p *publisher) pack(ctx context.Context, u *Unit) error {
 		}
 		if len(f.Data) > maxFrame {
 			p.log.Error("Dropping a frame that no reader takes", "job", u.Job, "bytes", len(f.Data), "limit_bytes", maxFrame, "samples", f.Samples)
-			u.drop(f.Samples, fmt.Errorf("frame of %d bytes, readers take %d", len(f.Data), maxFrame))
+			u.drop(f.Samples, fmt.Errorf("frame of %d bytes, readers take %d: %w", len(f.Data), maxFrame, stream.ErrTooLarge))
 		} else {
 			p.add(u, f)
 		}
@@ -300,7 +300,8 @@ func (p *publisher) finish(u *Unit) {
 	switch {
 	case u.reason != nil:
 		err = &DroppedError{Samples: u.lost, Reason: u.reason}
-		p.drops.Add(1)
+		// Not before the unit is told: a barrier that is offered meanwhile may still wait for it.
+		defer p.drops.Add(1)
 	case u.barrier && u.drops != p.drops.Load():
 		err = &DroppedError{Reason: errBefore}
 	}

@@ -241,7 +241,7 @@ func TestFramesDoNotWaitForDictionariesOfOthers(t *testing.T) {
 	if err := conn.JS.DeleteStream(t.Context(), conn.Stream(stream.Dicts)); err != nil {
 		t.Fatal(err)
 	}
-	r.linger = 500 * time.Millisecond
+	r.linger = 5 * time.Second
 	r.offer(0, r.named("known", r.unit(2, 10)), r.named("new", r.unit(3, 12)))
 	if err := r.expect("known"); err != nil {
 		t.Error(err)

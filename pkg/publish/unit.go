@@ -42,6 +42,8 @@ type Unit struct {
 	Linger time.Duration
 	// Budget bounds the memory of the service; nil for a unit that takes none.
 	Budget *Budget
+	// Waits makes a unit that has frames a barrier besides: its sender waits for what was offered before, too.
+	Waits bool
 	// Done, which may be nil, is called once for a unit that was taken, in the order of the offers of its partition:
 	//
 	//   - With nil, when JetStream has acknowledged all of the unit, and the same is so, or has been found out not to be so, for every unit before it.
@@ -65,7 +67,8 @@ var ErrDropped = errors.New("dropped")
 
 // DroppedError says what of a unit is not in the stream, and why. It wraps [ErrDropped] and the reason.
 type DroppedError struct {
-	// Samples is how many of the unit's are not in the stream, as far as the process knows: an acknowledgement may have been lost. It is 0 for a barrier.
+	// Samples is how many of the unit's are not in the stream, as far as the process knows: an acknowledgement may have been lost. It is 0 for a barrier, whose own
+	// frames are there.
 	Samples int
 	// Reason is why.
 	Reason error

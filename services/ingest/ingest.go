@@ -3,6 +3,7 @@ package ingest
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -52,6 +53,7 @@ type Service struct {
 	metrics     *metrics
 	translation atomic.Pointer[translation]
 	open        atomic.Bool
+	translating chan struct{} // holds one of as many as may be translated at a time
 }
 
 var _ door.Taker = (*Service)(nil)
@@ -60,7 +62,7 @@ var _ door.Taker = (*Service)(nil)
 func New(cfg Config) *Service {
 	s := &Service{
 		cfg: cfg, hash: newHasher(), registry: newRegistry(cfg.Partitions, stream.NewPublisher(), cfg.MaxSeries), metadata: newFamilies(),
-		budget: publish.NewBudget(cfg.MaxPendingBytes),
+		budget: publish.NewBudget(cfg.MaxPendingBytes), translating: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	s.metrics = newMetrics(s, cfg.Registerer)
 	s.ApplyConfig(promconfig.DefaultOTLPConfig)
@@ -80,7 +82,7 @@ func (s *Service) ApplyConfig(cfg promconfig.OTLPConfig) {
 // Serve takes pushes until ctx ends.
 func (s *Service) Serve(ctx context.Context) error {
 	s.open.Store(true)
-	err := s.registry.keep(ctx, s.cfg.SeriesIdle)
+	err := s.registry.keep(ctx, s.cfg.SeriesIdle, s.metadata)
 	s.open.Store(false)
 	return err
 }
@@ -94,6 +96,7 @@ func (s *Service) Take(ctx context.Context, p *door.Push) (door.Outcome, error) 
 		return door.Outcome{}, errClosed
 	}
 	r := s.begin(p)
+	r.cancelled = ctx.Err
 	out, err := r.take(ctx, p)
 	r.release()
 	return out, err
@@ -111,6 +114,9 @@ func (r *request) take(ctx context.Context, p *door.Push) (door.Outcome, error) 
 		err = r.readV2(p.Body)
 	default:
 		err = fmt.Errorf("push of the unknown format %d", p.Format)
+	}
+	if err == nil {
+		err = r.failed
 	}
 	if err != nil {
 		return door.Outcome{}, err

@@ -19,6 +19,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/services/ingest/door"
 )
 
 // translation says how OTLP becomes samples. It is read-only.
@@ -27,6 +28,19 @@ type translation struct {
 	settings      prometheusremotewrite.Settings
 	customBuckets bool // histograms with explicit bounds become native ones
 	delta         bool // points of delta temporality are taken
+
+	promotesResource, promotesScope bool // attributes of these become labels of each series
+}
+
+// promoted returns about how many bytes of a resource and a scope become labels of each series.
+func (t *translation) promoted(res *resource, sc *scope) (n int) {
+	if t.promotesResource {
+		n += len(res.bytes)
+	}
+	if t.promotesScope {
+		n += len(sc.bytes)
+	}
+	return n
 }
 
 // lookback is Prometheus's default: samples of target_info are at most half of it apart.
@@ -35,6 +49,7 @@ const lookback = 5 * time.Minute
 func newTranslation(cfg promconfig.OTLPConfig, delta bool, generation uint64) *translation {
 	return &translation{
 		generation: generation, customBuckets: cfg.ConvertHistogramsToNHCB, delta: delta,
+		promotesResource: cfg.PromoteAllResourceAttributes || len(cfg.PromoteResourceAttributes) > 0, promotesScope: cfg.PromoteScopeMetadata,
 		settings: prometheusremotewrite.Settings{
 			AddMetricSuffixes: cfg.TranslationStrategy.ShouldAddSuffixes(), AllowUTF8: !cfg.TranslationStrategy.ShouldEscape(),
 			PromoteResourceAttributes:            prometheusremotewrite.NewPromoteResourceAttributes(cfg),
@@ -84,15 +99,26 @@ func (l *learner) Commit() error   { return nil }
 func (l *learner) Rollback() error { return nil }
 
 func (l *learner) release() {
-	clear(l.got)
-	l.got = l.got[:0]
+	l.got = emptied(l.got)
 	if cap(l.request) > 1<<20 {
 		l.point, l.data, l.metric, l.scope, l.resource, l.request = nil, nil, nil, nil, nil, nil
 	}
 }
 
-// translate has the request in l.request translated into l.got. Warnings are what Prometheus says of it that is no error.
+// translate has the request in l.request translated into l.got. Warnings are what Prometheus says of it that is no error. What translating takes besides is many times the
+// bytes of the request, so only some are translated at a time: as many as there are processors.
 func (l *learner) translate(settings prometheusremotewrite.Settings, r *request) error {
+	if r.translated += len(l.request); r.translated > maxTranslations && r.failed == nil {
+		r.failed = &door.Refusal{Kind: door.TooLarge, Message: "the request has too many new metrics of large resources and scopes; send fewer at a time"}
+	}
+	if r.failed == nil && r.cancelled != nil {
+		r.failed = r.cancelled()
+	}
+	if r.failed != nil {
+		return r.failed
+	}
+	r.svc.translating <- struct{}{}
+	defer func() { <-r.svc.translating }()
 	md, err := (&pmetric.ProtoUnmarshaler{}).UnmarshalMetrics(l.request)
 	if err != nil {
 		return err
@@ -144,35 +170,50 @@ func (l *learner) metricOf(head []byte, m *metric, points ...[]byte) []byte {
 	return l.metric
 }
 
-// learn translates the metric's points that are not known, keeps what they are, and gathers their samples. Where one of them makes the translation fail, each is translated alone.
-func (r *request) learn(m *metric, first int) {
-	unknown := r.otlp.unknown
-	if r.learnPoints(m, unknown, first) || len(unknown) == 1 {
-		return
+// learn translates the metric's points that are not known, some at a time, keeps what they are, and gathers their samples. Where one of them makes the translation fail, each is
+// translated alone.
+func (r *request) learn(m *metric, first int) error {
+	for left := r.otlp.unknown; len(left) > 0 && r.failed == nil; {
+		n, size, weight := 0, 0, 0
+		for n < len(left) && (n == 0 || size+len(m.points[left[n].number]) <= maxTranslated && weight+left[n].weight <= maxLearned) {
+			size += len(m.points[left[n].number])
+			weight += left[n].weight
+			n++
+		}
+		some := left[:n]
+		left = left[n:]
+		if r.learnPoints(m, some, first) || n == 1 {
+			continue
+		}
+		for i := range some {
+			r.learnPoints(m, some[i:i+1], first)
+		}
 	}
-	for i := range unknown {
-		r.learnPoints(m, unknown[i:i+1], first)
-	}
+	return r.failed
 }
 
+// maxLearned is how much the series of the points weigh that are translated at a time, unless it is one point.
+const maxLearned = 4 << 20
+
 // learnPoints translates points in one go. It reports whether that is done with; of several points, none is where one cannot be translated.
-func (r *request) learnPoints(m *metric, numbers []int, first int) bool {
+func (r *request) learnPoints(m *metric, some []unknown, first int) bool {
 	res, sc, l, p := &r.otlp.resource, &r.otlp.scope, &r.learner, &r.otlp.point
-	points := make([][]byte, len(numbers))
-	for i, n := range numbers {
-		points[i] = m.points[n]
+	points := make([][]byte, len(some))
+	for i := range some {
+		points[i] = m.points[some[i].number]
 	}
 	l.assemble(res.bytes, res.schema, sc.bytes, sc.schema, l.metricOf(m.head, m, points...))
 	settings := r.tr.settings
 	settings.DisableTargetInfo = true
 	if err := l.translate(settings, r); err != nil {
-		if len(numbers) == 1 {
+		if len(some) == 1 && r.failed == nil {
 			r.refuse(refusedTranslation, 1, "a point of metric %q: %v", short(m.name), err)
 		}
 		return false
 	}
 	got := slices.Clone(l.got) // values may be translated below
-	for _, n := range numbers {
+	for i := range some {
+		n := some[i].number
 		if p.read(m.kind, m.points[n]) != nil {
 			continue // it was read before
 		}
@@ -197,6 +238,10 @@ func (r *request) learnPoints(m *metric, numbers []int, first int) bool {
 func (r *request) entryOf(m *metric, got []translated) *entry {
 	e := &entry{series: make([]*series, 0, len(got))}
 	delta := m.temporality == temporalityDelta && m.kind != kindGauge && m.kind != kindSummary
+	if err := r.roomFor(got, delta); err != nil {
+		r.refuse(refusalOf(err), 1, "a point of metric %q: %v", short(m.name), err)
+		return nil
+	}
 	for i := range got {
 		x := &got[i]
 		ser, err := r.seriesOf(x.labels, x.family, x.meta, delta)
@@ -207,6 +252,27 @@ func (r *request) entryOf(m *metric, got []translated) *entry {
 		e.series = append(e.series, ser)
 	}
 	return e
+}
+
+// roomFor returns an error where a point has more new series than may be known besides the others: some of them alone are worth nothing.
+func (r *request) roomFor(got []translated, delta bool) error {
+	reg := r.svc.registry
+	if reg.series.Load()+int64(len(got)) <= reg.maxSeries {
+		return nil
+	}
+	added := 0
+	for i := range got {
+		ls := r.labelsOf(got[i].labels)
+		s := reg.lock(reg.sourceOf(r.tenant, ls, familyOf(got[i].family, ls), delta))
+		if s.find(ls.Hash(), ls) == nil {
+			added++
+		}
+		s.mu.Unlock()
+	}
+	if reg.series.Load()+int64(added) <= reg.maxSeries {
+		return nil
+	}
+	return reg.full(r.labelsOf(got[0].labels))
 }
 
 // addTranslated adds the samples of a point whose values Prometheus's package translates. Without its attributes, that costs no labels.
@@ -246,6 +312,9 @@ func (r *request) addTranslated(m *metric, p *point, e *entry, number int) {
 // checkHistogram returns a native histogram as it goes into a frame, or why no Prometheus would store it.
 func checkHistogram(h *histogram.Histogram, fh *histogram.FloatHistogram) (*frame.Histogram, error) {
 	if h != nil {
+		if err := checkBuckets(len(h.PositiveBuckets), len(h.NegativeBuckets), h.PositiveSpans, h.NegativeSpans, h.CustomValues); err != nil {
+			return nil, err
+		}
 		if histogram.IsExponentialSchemaReserved(h.Schema) && h.Schema > histogram.ExponentialSchemaMax {
 			if err := h.ReduceResolution(histogram.ExponentialSchemaMax); err != nil {
 				return nil, err
@@ -253,12 +322,25 @@ func checkHistogram(h *histogram.Histogram, fh *histogram.FloatHistogram) (*fram
 		}
 		return &frame.Histogram{Int: h}, h.Validate()
 	}
+	if err := checkBuckets(len(fh.PositiveBuckets), len(fh.NegativeBuckets), fh.PositiveSpans, fh.NegativeSpans, fh.CustomValues); err != nil {
+		return nil, err
+	}
 	if histogram.IsExponentialSchemaReserved(fh.Schema) && fh.Schema > histogram.ExponentialSchemaMax {
 		if err := fh.ReduceResolution(histogram.ExponentialSchemaMax); err != nil {
 			return nil, err
 		}
 	}
 	return &frame.Histogram{Float: fh}, fh.Validate()
+}
+
+// maxBuckets is how many buckets, or spans of them, a native histogram may have on a side; more make a frame that no reader takes.
+const maxBuckets = 1 << 14
+
+func checkBuckets(positive, negative int, positiveSpans, negativeSpans []histogram.Span, custom []float64) error {
+	if most := max(positive, negative, len(positiveSpans), len(negativeSpans), len(custom)); most > maxBuckets {
+		return fmt.Errorf("%d buckets, the most is %d", most, maxBuckets)
+	}
+	return nil
 }
 
 // maxTargetInfos bounds the samples of target_info that one request brings about, whose points may be of any times.
@@ -280,10 +362,13 @@ func (r *request) targetInfo() error {
 		res.earliest = res.latest
 	}
 	r.points++
-	for t := res.earliest; t < res.latest; t += step {
-		r.add(sample{ser: e.series[0], t: int64(t / 1_000_000), v: 1, point: -2})
+	if err := r.weigh(int((res.latest-res.earliest)/step+2) * weighSample); err != nil {
+		return err
 	}
-	r.add(sample{ser: e.series[0], t: int64(res.latest / 1_000_000), v: 1, point: -2})
+	for t := res.earliest; t < res.latest; t += step {
+		r.add(sample{ser: e.series[0], t: int64(t / 1_000_000), v: 1, point: targetInfo})
+	}
+	r.add(sample{ser: e.series[0], t: int64(res.latest / 1_000_000), v: 1, point: targetInfo})
 	return nil
 }
 
@@ -331,21 +416,11 @@ func refusalOf(err error) refusal {
 
 // seriesOf returns the series with these labels, and the tenant's; it becomes a new one where there is none.
 func (r *request) seriesOf(ls labels.Labels, family string, meta metadata.Metadata, delta bool) (*series, error) {
-	if name := r.svc.cfg.TenantLabel; name != "" && r.tenant != "" {
-		if r.learner.labels == nil {
-			r.learner.labels = labels.NewBuilder(labels.EmptyLabels())
-		}
-		b := r.learner.labels
-		b.Reset(ls)
-		ls = b.Set(name, r.tenant).Labels()
-	}
-	ls = ls.WithoutEmpty()
+	ls = r.labelsOf(ls)
 	if err := r.checkLabels(ls); err != nil {
 		return nil, err
 	}
-	if family == "" {
-		family = ls.Get(model.MetricNameLabel)
-	}
+	family = familyOf(family, ls)
 	reg := r.svc.registry
 	s := reg.lock(reg.sourceOf(r.tenant, ls, family, delta))
 	defer s.mu.Unlock()
@@ -354,7 +429,7 @@ func (r *request) seriesOf(ls labels.Labels, family string, meta metadata.Metada
 	if x == nil {
 		if reg.series.Add(1) > reg.maxSeries {
 			reg.series.Add(-1)
-			return nil, labelError{refusedSeries, fmt.Errorf("%d series are known already, which is the most (millrace.ingest.max_series): %s is refused", reg.maxSeries, ls)}
+			return nil, reg.full(ls)
 		}
 		x = s.add(hash, ls, r.now)
 	}
@@ -362,6 +437,32 @@ func (r *request) seriesOf(ls labels.Labels, family string, meta metadata.Metada
 		s.setMetadata(x, family, clipped(meta))
 	}
 	return x, nil
+}
+
+// labelsOf returns the labels of a series with that of its tenant, and without empty ones.
+func (r *request) labelsOf(ls labels.Labels) labels.Labels {
+	if name := r.svc.cfg.TenantLabel; name != "" && r.tenant != "" {
+		if r.learner.labels == nil {
+			r.learner.labels = labels.NewBuilder(labels.EmptyLabels())
+		}
+		b := r.learner.labels
+		b.Reset(ls)
+		ls = b.Set(name, r.tenant).Labels()
+	}
+	return ls.WithoutEmpty()
+}
+
+// familyOf returns the family of a series, which is that of its name where nothing else is known.
+func familyOf(family string, ls labels.Labels) string {
+	if family == "" {
+		return ls.Get(model.MetricNameLabel)
+	}
+	return family
+}
+
+// full is the error of a series for which there is no room.
+func (r *registry) full(ls labels.Labels) error {
+	return labelError{refusedSeries, fmt.Errorf("%d series are known already, which is the most (millrace.ingest.max_series): %.200s is refused", r.maxSeries, ls.String())}
 }
 
 // checkLabels returns an error for label sets that Prometheus refuses, that are above the listener's limits, or that no dictionary takes.

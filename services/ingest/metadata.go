@@ -3,6 +3,7 @@ package ingest
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -12,7 +13,8 @@ import (
 // families holds the metadata that remote_write 1.0 sends by itself, once in a while, and not with the series. It is safe for concurrent use.
 type families struct {
 	mu      sync.RWMutex
-	byName  map[familyKey]metadata.Metadata
+	byName  map[familyKey]*family
+	bytes   int    // of all of them
 	gen     uint64 // counts changes
 	changed time.Time
 	settled uint64 // gen as it was before the changes of late
@@ -20,33 +22,57 @@ type families struct {
 
 type familyKey struct{ tenant, name string }
 
+// family is the metadata of a metric family.
+type family struct {
+	meta metadata.Metadata
+	seen atomic.Int64 // when it was pushed last as it is, in seconds
+}
+
 const (
-	// maxFamilies bounds what is remembered.
-	maxFamilies = 1 << 17
+	// maxFamilies and maxFamilyBytes bound what is remembered.
+	maxFamilies, maxFamilyBytes = 1 << 17, 64 << 20
+	// keepFamily is how long metadata stays, in seconds, while another is pushed for the family: senders that differ take turns, and each change makes dictionaries anew.
+	keepFamily = 10 * 60
 	// settleFamilies is how long after a change the series' dictionaries follow: senders spread their families over several requests.
 	settleFamilies = 2 * time.Second
 	// maxHelp is how much of a family's help is kept, in bytes.
 	maxHelp = 32 << 10
 )
 
-func newFamilies() *families { return &families{byName: map[familyKey]metadata.Metadata{}} }
+func newFamilies() *families { return &families{byName: map[familyKey]*family{}} }
 
-// learn notes a family's metadata.
-func (f *families) learn(tenant, name string, m metadata.Metadata) {
+// learn notes a family's metadata at a time, in seconds. Where there is another, that one stays until it was not pushed for a while.
+func (f *families) learn(tenant, name string, m metadata.Metadata, now int64) {
 	k := familyKey{tenant, name}
 	f.mu.RLock()
 	have, ok := f.byName[k]
 	f.mu.RUnlock()
-	if ok && have == m {
+	if ok && have.meta == m {
+		have.seen.Store(now)
+		return
+	}
+	if ok && now-have.seen.Load() < keepFamily {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !ok && len(f.byName) >= maxFamilies {
+	have, ok = f.byName[k]
+	if ok && now-have.seen.Load() < keepFamily { // since it was looked at above
 		return
 	}
-	k = familyKey{strings.Clone(tenant), strings.Clone(name)}
-	f.byName[k] = metadata.Metadata{Type: m.Type, Unit: strings.Clone(m.Unit), Help: strings.Clone(m.Help)}
+	added := familyBytes(k, m)
+	if ok {
+		added -= familyBytes(k, have.meta)
+	} else if len(f.byName) >= maxFamilies {
+		return
+	}
+	if f.bytes+added > maxFamilyBytes {
+		return
+	}
+	f.bytes += added
+	learned := &family{meta: metadata.Metadata{Type: m.Type, Unit: strings.Clone(m.Unit), Help: strings.Clone(m.Help)}}
+	learned.seen.Store(now)
+	f.byName[familyKey{strings.Clone(tenant), strings.Clone(name)}] = learned
 	if now := time.Now(); now.Sub(f.changed) > settleFamilies {
 		f.settled = f.gen
 		f.changed = now
@@ -54,6 +80,23 @@ func (f *families) learn(tenant, name string, m metadata.Metadata) {
 		f.changed = now
 	}
 	f.gen++
+}
+
+// familyBytes returns about how much memory a family takes.
+func familyBytes(k familyKey, m metadata.Metadata) int {
+	return 200 + len(k.tenant) + len(k.name) + len(m.Help) + len(m.Unit)
+}
+
+// forget drops the families whose metadata was not pushed since a time, in seconds. Series that have it keep it.
+func (f *families) forget(before int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for k, x := range f.byName {
+		if x.seen.Load() < before {
+			f.bytes -= familyBytes(k, x.meta)
+			delete(f.byName, k)
+		}
+	}
 }
 
 // generation changes when series may have other metadata than before.
@@ -82,18 +125,18 @@ var suffixes = []struct {
 func (f *families) of(tenant, name string) (family string, m metadata.Metadata) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	if m, ok := f.byName[familyKey{tenant, name}]; ok {
-		return name, m
+	if x, ok := f.byName[familyKey{tenant, name}]; ok {
+		return name, x.meta
 	}
 	for _, s := range suffixes {
 		base, ok := strings.CutSuffix(name, s.suffix)
 		if !ok {
 			continue
 		}
-		m, ok := f.byName[familyKey{tenant, base}]
+		x, ok := f.byName[familyKey{tenant, base}]
 		for _, t := range s.types {
-			if ok && m.Type == t {
-				return base, m
+			if ok && x.meta.Type == t {
+				return base, x.meta
 			}
 		}
 	}
@@ -124,10 +167,18 @@ func (s *source) setMetadata(x *series, family string, m metadata.Metadata) {
 	s.described = s.described || int(x.number) < s.sealed
 }
 
+// clippedText returns help or a unit as it is sent, of which more than can be kept is not copied.
+func clippedText(b []byte) string {
+	if len(b) > maxHelp {
+		return strings.ToValidUTF8(string(b[:maxHelp]), "")
+	}
+	return string(b)
+}
+
 // clipped returns metadata with a help that is not too long for a dictionary.
 func clipped(m metadata.Metadata) metadata.Metadata {
 	if len(m.Help) > maxHelp {
-		m.Help = strings.ToValidUTF8(m.Help[:maxHelp], "")
+		m.Help = strings.Clone(strings.ToValidUTF8(m.Help[:maxHelp], "")) // which is not to keep the rest in memory
 	}
 	if len(m.Unit) > maxHelp {
 		m.Unit = ""

@@ -1,7 +1,9 @@
 package ingest
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
@@ -46,6 +48,8 @@ type scope struct {
 	schema  []byte
 	metrics [][]byte
 	key     key
+
+	attributes int
 }
 
 // metric is a Metric.
@@ -65,21 +69,30 @@ type otlpScratch struct {
 	scope    scope
 	metric   metric
 	point    point
-	unknown  []int // points of the metric at hand
+	unknown  []unknown // points of the metric at hand
+}
+
+// unknown is a point that is to be translated.
+type unknown struct {
+	number int // within its metric
+	weight int // of its series, in bytes
 }
 
 func (s *otlpScratch) release() {
-	clear(s.resource.scopes)
-	clear(s.scope.metrics)
-	clear(s.metric.points)
-	if cap(s.metric.points) > 1<<14 {
-		s.metric.points = nil
+	s.resource.scopes, s.scope.metrics, s.metric.points, s.unknown = emptied(s.resource.scopes), emptied(s.scope.metrics), emptied(s.metric.points), emptied(s.unknown)
+	if cap(s.metric.head) > maxTranslated {
+		s.metric.head = nil
 	}
 	s.resource.bytes, s.resource.schema, s.scope.bytes, s.scope.schema, s.metric.name = nil, nil, nil, nil, nil
-	s.point = point{bounds: s.point.bounds[:0], counts: s.point.counts[:0], quantiles: s.point.quantiles[:0]}
+	s.point = point{bounds: emptied(s.point.bounds), counts: emptied(s.point.counts), quantiles: emptied(s.point.quantiles)}
 }
 
+// malformed is what a sender hears of an error of reading; what weigh has said is no such one.
 func malformed(what string, err error) error {
+	var refusal *door.Refusal
+	if errors.As(err, &refusal) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
 	return &door.Refusal{Kind: door.Malformed, Message: fmt.Sprintf("reading the %s: %v", what, err)}
 }
 
@@ -108,6 +121,9 @@ func (r *request) readResource(msg []byte) error {
 		case f.is(1, wireBytes):
 			res.bytes = f.bytes
 		case f.is(2, wireBytes):
+			if err := r.weigh(weighPart); err != nil {
+				return err
+			}
 			res.scopes = append(res.scopes, f.bytes)
 		case f.is(3, wireBytes):
 			res.schema = f.bytes
@@ -120,7 +136,9 @@ func (r *request) readResource(msg []byte) error {
 	if n, err := countField(res.bytes, 1); err != nil {
 		return malformed("resource", err)
 	} else if n > r.limits.MaxLabelNames {
-		return r.refuseResource(n)
+		return r.refuseResource("a resource has %d attributes, the most is %d", n, r.limits.MaxLabelNames)
+	} else if len(res.bytes) > maxTranslated {
+		return r.refuseResource("a resource has %d bytes, the most is %d", len(res.bytes), maxTranslated)
 	}
 	for _, sm := range res.scopes {
 		if err := r.readScope(sm); err != nil {
@@ -144,8 +162,8 @@ func countField(msg []byte, num int) (n int, err error) {
 	return n, f.err
 }
 
-// refuseResource refuses all points of a resource with too many attributes.
-func (r *request) refuseResource(attributes int) error {
+// refuseResource refuses all points of a resource.
+func (r *request) refuseResource(why string, is, most int) error {
 	points := 0
 	for _, sm := range r.otlp.resource.scopes {
 		if err := r.eachMetric(sm, func(m *metric) error {
@@ -155,7 +173,7 @@ func (r *request) refuseResource(attributes int) error {
 			return err
 		}
 	}
-	r.refuse(refusedLabels, points, "a resource has %d attributes, the most is %d", attributes, r.limits.MaxLabelNames)
+	r.refuse(refusedLabels, points, why, is, most)
 	return nil
 }
 
@@ -173,6 +191,9 @@ func (r *request) eachMetric(msg []byte, do func(*metric) error) error {
 		case f.is(1, wireBytes):
 			sc.bytes = f.bytes
 		case f.is(2, wireBytes):
+			if err := r.weigh(weighPart); err != nil {
+				return err
+			}
 			sc.metrics = append(sc.metrics, f.bytes)
 		case f.is(3, wireBytes):
 			sc.schema = f.bytes
@@ -180,6 +201,10 @@ func (r *request) eachMetric(msg []byte, do func(*metric) error) error {
 	}
 	if f.err != nil {
 		return malformed("scope metrics", f.err)
+	}
+	var err error
+	if sc.attributes, err = countField(sc.bytes, 3); err != nil {
+		return malformed("scope", err)
 	}
 	sc.key = r.otlp.resource.key.with(r.svc.hash.bytes(sc.bytes)).with(r.svc.hash.bytes(sc.schema))
 	for _, b := range sc.metrics {
@@ -217,9 +242,13 @@ func (r *request) parseMetric(msg []byte) error {
 		return f.err
 	}
 	d := walk(data)
+	room := r.limits.MaxSeriesPerRequest - r.points
 	for d.next() {
 		switch {
 		case d.is(1, wireBytes):
+			if len(m.points) == room {
+				return tooMany(r.limits.MaxSeriesPerRequest, "points")
+			}
 			m.points = append(m.points, d.bytes)
 		case d.num == 2 && m.kind != kindGauge && m.kind != kindSummary && d.is(2, wireVarint):
 			m.temporality = d.n
@@ -240,11 +269,12 @@ func (r *request) parseMetric(msg []byte) error {
 
 // readMetric gathers a metric's samples.
 func (r *request) readMetric(m *metric) error {
-	if r.points += len(m.points); r.points > r.limits.MaxSeriesPerRequest {
-		return &door.Refusal{Kind: door.TooLarge, Message: fmt.Sprintf("the request has more than %d points; send fewer at a time", r.limits.MaxSeriesPerRequest)}
+	first := r.points
+	r.points += len(m.points)
+	if err := r.weigh(len(m.points) * weighSample); err != nil {
+		return err
 	}
-	first := r.points - len(m.points)
-	refuse := ""
+	refuse, why := "", refusedTemporality
 	switch {
 	case m.kind == 0:
 		r.refuse(refusedType, 0, "metric %q has no data of a known type", short(m.name))
@@ -256,7 +286,15 @@ func (r *request) readMetric(m *metric) error {
 	default:
 		refuse = "metric %q has no aggregation temporality"
 	}
-	p, res := &r.otlp.point, &r.otlp.resource
+	p, res, sc := &r.otlp.point, &r.otlp.resource, &r.otlp.scope
+	switch {
+	case sc.attributes > r.limits.MaxLabelNames:
+		refuse, why = fmt.Sprintf("metric %%q is of a scope with %d attributes, the most is %d", sc.attributes, r.limits.MaxLabelNames), refusedLabels
+	case len(sc.bytes) > maxTranslated:
+		refuse, why = fmt.Sprintf("metric %%q is of a scope of %d bytes, the most is %d", len(sc.bytes), maxTranslated), refusedLabels
+	case len(m.head) > maxTranslated:
+		refuse, why = fmt.Sprintf("metric %%q has %d bytes besides its points, the most is %d", len(m.head), maxTranslated), refusedLabels
+	}
 	r.otlp.unknown = r.otlp.unknown[:0] // what stopped an earlier request may have left some
 	for i, b := range m.points {
 		if refuse == "" && (m.kind == kindGauge || m.kind == kindSum) {
@@ -283,22 +321,35 @@ func (r *request) readMetric(m *metric) error {
 			continue
 		}
 		e := r.known(m.key.with(p.identity(r.svc.hash)))
+		samples := p.samples(m.kind, r.tr.customBuckets)
+		if more := (samples-1)*weighSample + p.exemplars*weighExemplar; more > 0 { // the first is weighed already
+			if err := r.weigh(more); err != nil {
+				return err
+			}
+		}
 		switch {
-		case e != nil:
+		case e != nil && (p.plain(m.kind, r.tr.customBuckets) || len(b) <= maxTranslated):
 			r.addPoint(m, p, e, first+i)
-		case p.names > r.limits.MaxLabelNames:
+		case e == nil && p.names > r.limits.MaxLabelNames:
 			r.refuse(refusedLabels, 1, "a point of metric %q has %d attributes, the most is %d", short(m.name), p.names, r.limits.MaxLabelNames)
+		case len(b) > maxTranslated:
+			r.refuse(refusedTranslation, 1, "a point of metric %q has %d bytes, the most is %d", short(m.name), len(b), maxTranslated)
 		default:
-			r.otlp.unknown = append(r.otlp.unknown, i)
+			// Each of its series has its attributes, and maybe those of the resource and the scope.
+			weight := samples * (weighSeries + p.attributeBytes() + r.tr.promoted(res, sc))
+			if err := r.weigh(weight); err != nil {
+				return err
+			}
+			r.otlp.unknown = append(r.otlp.unknown, unknown{i, weight})
+		}
+		if r.failed != nil {
+			return r.failed
 		}
 	}
 	if refuse != "" && len(m.points) > 0 {
-		r.refuse(refusedTemporality, len(m.points), refuse, short(m.name))
+		r.refuse(why, len(m.points), refuse, short(m.name))
 	}
-	if len(r.otlp.unknown) > 0 {
-		r.learn(m, first)
-	}
-	return nil
+	return r.learn(m, first)
 }
 
 // expectedNumber reads a NumberDataPoint that has the attributes of the one that came after the point before the last time, and besides them a time, a value and maybe a start, written in the
@@ -403,7 +454,7 @@ type point struct {
 	start, time uint64 // in nanoseconds since 1970
 	flags       uint64
 	value       float64
-	exemplars   bool
+	exemplars   int // how many there are
 
 	count     uint64
 	sum       float64
@@ -422,7 +473,7 @@ func (p *point) buckets() int { return min(len(p.bounds)/8, len(p.counts)) }
 
 // plain reports whether the values of the point are its samples', or sums of them.
 func (p *point) plain(k kind, customBuckets bool) bool {
-	return !p.exemplars && k != kindExponential && (k != kindHistogram || !customBuckets)
+	return p.exemplars == 0 && k != kindExponential && (k != kindHistogram || !customBuckets)
 }
 
 // places are the numbers of fields that each kind of point has, but at different places.
@@ -446,7 +497,7 @@ func (p *point) read(k kind, msg []byte) error {
 		case f.num == at.flags && f.is(f.num, wireVarint):
 			p.flags = f.n
 		case f.num == at.exemplars && f.is(f.num, wireBytes):
-			p.exemplars = true
+			p.exemplars++
 		case f.err != nil:
 		case k == kindGauge || k == kindSum:
 			p.readNumber(&f)
@@ -466,9 +517,20 @@ func (p *point) attribute(f *fields) {
 		p.from, p.to = f.start, f.end()
 	case p.to == f.start:
 		p.to = f.end()
+	case len(p.apart) == maxApart:
+		f.fail("attributes or labels stand in more than %d places", maxApart)
 	default:
 		p.apart = append(p.apart, f.msg[f.start:f.end()])
 	}
+}
+
+// attributeBytes returns how many bytes the attributes have.
+func (p *point) attributeBytes() int {
+	n := p.to - p.from
+	for _, b := range p.apart {
+		n += len(b)
+	}
+	return n
 }
 
 func (p *point) readNumber(f *fields) {
@@ -517,6 +579,10 @@ func (p *point) readSummary(f *fields) {
 		}
 		if q.err != nil {
 			f.fail("field 6: %w", q.err)
+		}
+		if len(p.quantiles) == 2*maxQuantiles {
+			f.fail("more than %d quantiles", maxQuantiles)
+			return
 		}
 		p.quantiles = append(p.quantiles, quantile, v)
 	}

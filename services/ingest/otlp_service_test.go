@@ -270,3 +270,53 @@ func TestDeltasAreFramesOfTheirOwn(t *testing.T) {
 		t.Errorf("%d deltas", n)
 	}
 }
+
+// What is late of target_info is no point of the sender's.
+func TestLateTargetInfoIsNoRefusedPoint(t *testing.T) {
+	r := newRig(t)
+	now := time.Now()
+	push := func(name string, at time.Time) {
+		t.Helper()
+		out, err := r.otlp(onePoint(func(rm pmetric.ResourceMetrics, p pmetric.NumberDataPoint) {
+			rm.Resource().Attributes().PutStr("zone", "eu")
+			rm.ScopeMetrics().At(0).Metrics().At(0).SetName(name)
+			p.SetTimestamp(pcommon.NewTimestampFromTime(at))
+		}), "")
+		if err != nil || out.Refused > 0 {
+			t.Errorf("%+v, %v", out, err)
+		}
+	}
+	push("a", now)
+	push("b", now.Add(-time.Minute))
+}
+
+// A point counts once, however many of its samples are refused, and whichever come between.
+func TestRefusedPointsOfHistogramsAreCountedOnce(t *testing.T) {
+	r := newRig(t)
+	now := time.Now()
+	push := func(at ...time.Time) door.Outcome {
+		t.Helper()
+		md := onePoint(func(rm pmetric.ResourceMetrics, _ pmetric.NumberDataPoint) {
+			rm.ScopeMetrics().At(0).Metrics().RemoveIf(func(pmetric.Metric) bool { return true })
+			m := rm.ScopeMetrics().At(0).Metrics().AppendEmpty()
+			m.SetName("h")
+			m.SetEmptyHistogram().SetAggregationTemporality(pmetric.AggregationTemporalityCumulative)
+			for _, t := range at {
+				h := m.Histogram().DataPoints().AppendEmpty()
+				h.SetTimestamp(pcommon.NewTimestampFromTime(t))
+				h.ExplicitBounds().FromRaw([]float64{1, 2})
+				h.BucketCounts().FromRaw([]uint64{1, 1, 1})
+				h.SetCount(3)
+			}
+		})
+		out, err := r.otlp(md, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	push(now)
+	if out := push(now.Add(-3*time.Second), now.Add(-2*time.Second)); out.Refused != 2 {
+		t.Errorf("%+v", out)
+	}
+}

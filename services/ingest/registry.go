@@ -168,13 +168,16 @@ func (r *registry) reset() {
 		sh := &r.shards[i]
 		sh.mu.Lock()
 		r.entries.Add(-int64(len(sh.known)))
+		for _, e := range sh.known {
+			e.next.Store(nil)
+		}
 		clear(sh.known)
 		sh.mu.Unlock()
 	}
 }
 
 // keep forgets what was not pushed for a while, again and again until ctx ends.
-func (r *registry) keep(ctx context.Context, idle time.Duration) error {
+func (r *registry) keep(ctx context.Context, idle time.Duration, metadata *families) error {
 	tick := time.NewTicker(min(idle/4, time.Minute))
 	defer tick.Stop()
 	for {
@@ -183,6 +186,7 @@ func (r *registry) keep(ctx context.Context, idle time.Duration) error {
 			return nil
 		case now := <-tick.C:
 			r.sweep(seconds(now.Add(-idle)))
+			metadata.forget(seconds(now.Add(-idle)))
 		}
 	}
 }
@@ -195,6 +199,7 @@ func (r *registry) sweep(before int64) {
 		for k, e := range sh.known {
 			if e.seen.Load() < before {
 				delete(sh.known, k)
+				e.next.Store(nil) // what still refers to it is not to keep those behind it as well
 				r.entries.Add(-1)
 			}
 		}

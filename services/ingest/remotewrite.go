@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/prompb"
 
+	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/services/ingest/door"
 )
 
@@ -35,6 +37,16 @@ func (p *pushed) refuse(why refusal, err error) {
 	}
 }
 
+// refuseLabels refuses the time series where the error is about its labels, and reports whether it is.
+func (p *pushed) refuseLabels(err error) bool {
+	var l labelError
+	if !errors.As(err, &l) {
+		return false
+	}
+	p.refuse(l.why, err)
+	return true
+}
+
 // readV1 gathers the samples of a prometheus.WriteRequest.
 func (r *request) readV1(body []byte) error {
 	f := walk(body)
@@ -56,14 +68,6 @@ func (r *request) readV1(body []byte) error {
 	return nil
 }
 
-// count notes one more time series of the request.
-func (r *request) count() error {
-	if r.points++; r.points > r.limits.MaxSeriesPerRequest {
-		return &door.Refusal{Kind: door.TooLarge, Message: fmt.Sprintf("the request has more than %d time series; send fewer at a time", r.limits.MaxSeriesPerRequest)}
-	}
-	return nil
-}
-
 func (r *request) readSeriesV1(msg []byte) error {
 	if err := r.count(); err != nil {
 		return err
@@ -72,7 +76,7 @@ func (r *request) readSeriesV1(msg []byte) error {
 		r.number++
 		x.ser, x.point = e.series[0], r.number
 		r.add(x)
-		return nil
+		return r.value()
 	}
 	p := &r.pushed
 	p.reset()
@@ -84,18 +88,32 @@ func (r *request) readSeriesV1(msg []byte) error {
 		case f.is(1, wireBytes):
 			set.attribute(&f)
 		case f.is(2, wireBytes):
+			if err := r.value(); err != nil {
+				return err
+			}
 			x, err := readSample(f.bytes)
 			if err != nil {
 				return malformed("sample", err)
 			}
 			p.samples = append(p.samples, x)
 		case f.is(3, wireBytes):
+			if err := r.value(); err != nil {
+				return err
+			}
+			if len(f.bytes) > maxExemplarBytes {
+				continue // Prometheus drops it without a word
+			}
 			var e prompb.Exemplar
 			if err := e.Unmarshal(f.bytes); err != nil {
 				return malformed("exemplar", err)
 			}
 			p.exemplar(e.ToExemplar(&r.scratch, nil))
 		case f.is(4, wireBytes):
+			if ok, err := r.histogramFits(p, f.bytes); err != nil {
+				return err
+			} else if !ok {
+				continue
+			}
 			var h prompb.Histogram
 			if err := h.Unmarshal(f.bytes); err != nil {
 				return malformed("histogram", err)
@@ -110,16 +128,16 @@ func (r *request) readSeriesV1(msg []byte) error {
 	k := r.root.with(set.identity(r.svc.hash))
 	e := r.known(k)
 	if e == nil {
-		ls, err := r.labelsV1(&set)
-		if err != nil {
-			return err
-		}
 		size := 0
 		if set.from == 0 && len(set.apart) == 0 {
 			size = set.to
 		}
-		if e, err = r.learnLabels(k, size, ls, metadata.Metadata{}); err != nil {
-			p.refuse(refusalOf(err), err)
+		ls, err := r.labelsV1(&set)
+		if err == nil {
+			e, err = r.learnLabels(k, size, ls, metadata.Metadata{})
+		}
+		if err != nil && !p.refuseLabels(err) {
+			return err
 		}
 	}
 	r.addPushed(e, p)
@@ -176,6 +194,7 @@ func (r *request) labelsV1(set *point) (labels.Labels, error) {
 		return labels.EmptyLabels(), nil // too many, which learnLabels is not to read one by one
 	}
 	r.scratch.Reset()
+	var size labelSize
 	read := func(part []byte) error {
 		f := walk(part)
 		for f.next() {
@@ -191,6 +210,9 @@ func (r *request) labelsV1(set *point) (labels.Labels, error) {
 			}
 			if l.err != nil {
 				return malformed("label", l.err)
+			}
+			if err := size.add(r.limits, name, value); err != nil {
+				return err
 			}
 			r.scratch.Add(string(name), string(value))
 		}
@@ -208,11 +230,33 @@ func (r *request) labelsV1(set *point) (labels.Labels, error) {
 	return r.scratch.Labels(), nil
 }
 
+// labelSize is the size of a label set in bytes, so far.
+type labelSize int
+
+// add adds a label. It returns an error where the label set will be refused for its size, so that it need not be copied for that.
+func (s *labelSize) add(limits *door.Limits, name, value []byte) error {
+	var err error
+	switch *s += labelSize(len(name) + len(value)); {
+	case len(name) > limits.MaxLabelNameBytes:
+		err = fmt.Errorf("a series has a label name of %d bytes, the most is %d: %.50q…", len(name), limits.MaxLabelNameBytes, name)
+	case len(value) > limits.MaxLabelValueBytes:
+		err = fmt.Errorf("a series has a value of the label %.100q of %d bytes, the most is %d", name, len(value), limits.MaxLabelValueBytes)
+	case *s > frame.MaxLabelSetBytes:
+		err = fmt.Errorf("a series has more than %d bytes of labels", frame.MaxLabelSetBytes)
+	default:
+		return nil
+	}
+	return labelError{refusedLabels, err}
+}
+
 // learnLabels notes which series a label set stands for.
 // The labels' bytes have that size where they stand together at the beginning of a message; it is 0 where they do not.
 func (r *request) learnLabels(k key, size int, ls labels.Labels, m metadata.Metadata) (*entry, error) {
 	if ls.IsEmpty() {
 		return nil, labelError{refusedLabels, fmt.Errorf("a series has no labels, or more than %d", r.limits.MaxLabelNames)}
+	}
+	if err := r.weigh(weighSeries + labelBytes(ls)); err != nil {
+		return nil, err
 	}
 	name := ls.Get(model.MetricNameLabel)
 	family := name
@@ -241,7 +285,7 @@ func (p *pushed) exemplar(x exemplar.Exemplar) {
 // addPushed gathers a time series' samples, or refuses them.
 func (r *request) addPushed(e *entry, p *pushed) {
 	if p.err != nil {
-		r.refuse(p.why, len(p.samples), "%v", p.err)
+		r.refuse(p.why, max(len(p.samples), 1), "%v", p.err) // a series without samples is refused, too
 		return
 	}
 	ser := e.series[0]
@@ -284,15 +328,19 @@ func (r *request) readMetadata(msg []byte) error {
 		case f.is(1, wireVarint):
 			m.Type = metricType(f.n)
 		case f.is(2, wireBytes):
-			name = string(f.bytes)
+			if name = ""; len(f.bytes) <= r.limits.MaxLabelValueBytes { // a longer one is no series' name
+				name = string(f.bytes)
+			}
 		case f.is(4, wireBytes):
-			m.Help = string(f.bytes)
+			m.Help = clippedText(f.bytes)
 		case f.is(5, wireBytes):
-			m.Unit = string(f.bytes)
+			if m.Unit = ""; len(f.bytes) <= maxHelp {
+				m.Unit = string(f.bytes)
+			}
 		}
 	}
 	if f.err == nil && name != "" {
-		r.svc.metadata.learn(r.tenant, name, clipped(m))
+		r.svc.metadata.learn(r.tenant, name, m, r.now)
 	}
 	return f.err
 }

@@ -3,8 +3,10 @@ package ingest
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -12,7 +14,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/millrace/millrace/pkg/frame"
@@ -28,10 +32,13 @@ type sample struct {
 	v     float64
 	hist  *frame.Histogram // nil for a float; Index, Time and Start are not set
 	exs   []exemplar.Exemplar
-	point int  // number of the point that it comes from, within the request
+	point int  // number of the point that it comes from, within the request, or targetInfo
 	round int  // how many samples of the series stand before it
 	known bool // it is the series' newest once more, to carry an exemplar
 }
+
+// targetInfo is the number of the point of samples that come from a resource.
+const targetInfo = -2
 
 // loose is an exemplar that came without a sample of its series.
 type loose struct {
@@ -62,12 +69,22 @@ type request struct {
 	bySrc   map[*source]*gather
 	current *gather
 	points  int // or time series, so far
+	values  int // samples, histograms and exemplars of time series, so far
 	number  int // of samples, so far
+
+	hold         func(int64) error // of the push
+	cancelled    func() error      // tells whether somebody waits for the answer
+	weight, room int64             // see weigh
+	failed       error             // what weigh has said
+	translated   int               // how much was translated, in bytes
 
 	before  *entry // that was found last
 	out     door.Outcome
 	reasons []string
-	last    int // the point that was refused last
+	refused map[int]bool // points of which a sample was refused
+
+	newest map[*series]exemplar.Exemplar // of the source at hand, as it is once its samples are taken
+	runs   map[*series]uint64            // likewise: what series have several samples of, see [sameRun]
 
 	build   builder
 	learner learner
@@ -75,11 +92,12 @@ type request struct {
 	pushed  pushed
 	symbols []symbol
 	refs    []uint32
+	texts   map[uint32]string // symbols that are help or unit of a new series
 	scratch labels.ScratchBuilder
 }
 
 var requests = sync.Pool{New: func() any {
-	return &request{bySrc: map[*source]*gather{}, scratch: labels.NewScratchBuilder(16)}
+	return &request{bySrc: map[*source]*gather{}, refused: map[int]bool{}, newest: map[*series]exemplar.Exemplar{}, runs: map[*series]uint64{}, scratch: labels.NewScratchBuilder(16)}
 }}
 
 // maxAhead is by how much a sample may be in the future, as in Prometheus.
@@ -88,7 +106,8 @@ const maxAhead = 10 * time.Minute
 func (s *Service) begin(p *door.Push) *request {
 	r := requests.Get().(*request)
 	now := time.Now()
-	r.svc, r.tenant, r.limits, r.now, r.maxTime, r.last = s, p.Tenant, p.Limits, seconds(now), now.Add(maxAhead).UnixMilli(), -1
+	r.svc, r.tenant, r.limits, r.now, r.maxTime = s, p.Tenant, p.Limits, seconds(now), now.Add(maxAhead).UnixMilli()
+	r.hold, r.room = p.Hold, unweighed
 	r.tr = s.translation.Load()
 	r.root = s.hash.string(p.Tenant).number(uint64(p.Limits.MaxLabelNames)).number(uint64(p.Limits.MaxLabelNameBytes)).
 		number(uint64(p.Limits.MaxLabelValueBytes)).number(uint64(p.Format)).number(r.tr.generation)
@@ -101,24 +120,29 @@ func (r *request) release() {
 		clear(g.samples)
 		clear(g.exemplars)
 		g.src, g.samples, g.exemplars, g.repeats = nil, g.samples[:0], g.exemplars[:0], false
-		if cap(g.samples) <= 1<<14 {
+		if cap(g.samples) <= keptItems {
 			r.free = append(r.free, g)
 		}
 	}
 	clear(r.gathers)
 	clear(r.bySrc)
+	clear(r.refused)
+	clear(r.newest)
+	clear(r.runs)
 	r.before = nil
-	r.gathers, r.current, r.points, r.number = r.gathers[:0], nil, 0, 0
+	r.gathers, r.current, r.points, r.values, r.number = r.gathers[:0], nil, 0, 0, 0
+	r.hold, r.cancelled, r.weight, r.room, r.failed, r.translated = nil, nil, 0, 0, nil, 0
 	r.out, r.reasons = door.Outcome{}, nil
 	r.learner.release()
 	r.otlp.release()
 	r.pushed.reset()
+	r.pushed.samples = emptied(r.pushed.samples)
 	r.build.release()
 	if len(r.free) > 64 {
 		r.free = r.free[:64]
 	}
-	clear(r.symbols)
-	r.symbols = r.symbols[:0]
+	r.symbols, r.refs = emptied(r.symbols), emptied(r.refs)
+	clear(r.texts)
 	requests.Put(r)
 }
 
@@ -172,10 +196,10 @@ func (r *request) refuse(why refusal, n int, format string, args ...any) {
 // refuseSample is refuse for one sample of several that a point may have: a point counts once.
 func (r *request) refuseSample(why refusal, x *sample, format string, args ...any) {
 	n := 1
-	if x.point == r.last {
+	if r.refused[x.point] {
 		n = 0
 	}
-	r.last = x.point
+	r.refused[x.point] = true
 	r.refuse(why, n, format, args...)
 }
 
@@ -260,11 +284,13 @@ func (r *request) commit(g *gather, a *acks) error {
 	for i := range g.samples {
 		g.samples[i].ser = r.settle(s, g.samples[i].ser)
 	}
+	clear(r.newest)
+	clear(r.runs)
 	list := r.judge(s, g)
 	if len(g.exemplars) > 0 {
 		list = r.attach(s, g, list)
 	}
-	u := &publish.Unit{Linger: r.svc.cfg.Linger, Budget: r.svc.budget, Job: s.key.job}
+	u := &publish.Unit{Linger: r.svc.cfg.Linger, Budget: r.svc.budget, Job: s.key.job, Waits: g.repeats}
 	if len(list) > 0 {
 		s.describe(r.svc.metadata)
 		s.tidy()
@@ -294,7 +320,7 @@ func (r *request) commit(g *gather, a *acks) error {
 			continue
 		}
 		if x.t >= x.ser.last {
-			x.ser.last, x.ser.bits, x.ser.hist = x.t, math.Float64bits(x.v), x.hist != nil
+			x.ser.last, x.ser.bits, x.ser.hist, x.ser.run = x.t, x.bits(), x.hist != nil, 0
 		}
 		if x.hist != nil {
 			r.out.Histograms++
@@ -302,6 +328,13 @@ func (r *request) commit(g *gather, a *acks) error {
 			r.out.Samples++
 		}
 	}
+	for ser, run := range r.runs {
+		ser.run = run
+	}
+	if s.exemplars == nil && len(r.newest) > 0 {
+		s.exemplars = map[*series]exemplar.Exemplar{}
+	}
+	maps.Copy(s.exemplars, r.newest)
 	return nil
 }
 
@@ -340,7 +373,7 @@ func (r *request) attach(s *source, g *gather, list []sample) []sample {
 			at[ser] = i
 			list = append(list, sample{ser: ser, t: ser.last, v: math.Float64frombits(ser.bits), known: true})
 		}
-		list[i].exs = append(list[i].exs, r.judgeExemplars(s, ser, []exemplar.Exemplar{e.x})...)
+		list[i].exs = append(list[i].exs, r.judgeExemplars(s, g, ser, []exemplar.Exemplar{e.x})...)
 	}
 	list = slices.DeleteFunc(list, func(x sample) bool { return x.known && len(x.exs) == 0 })
 	slices.SortStableFunc(list, byNumber)
@@ -391,10 +424,11 @@ func (r *request) judgeSeries(s *source, g *gather, run, kept []sample) []sample
 	ser := run[0].ser
 	last, bits, hist := ser.last, ser.bits, ser.hist
 	same := func(x *sample) bool {
-		return x.t == last && (x.hist != nil) == hist && (hist || math.Float64bits(x.v) == bits)
+		return x.t == last && (x.hist != nil) == hist && x.bits() == bits
 	}
-	again := !s.key.delta && same(&run[len(run)-1]) // a request that is sent again ends with the newest sample
-	round := 0
+	// A request that is sent again has all the samples that it had, up to the newest.
+	again := len(run) > 1 && !s.key.delta && same(&run[len(run)-1]) && sameRun(run) == ser.run
+	round, fresh := 0, 0
 	for k := range run {
 		x := run[k]
 		switch {
@@ -409,7 +443,18 @@ func (r *request) judgeSeries(s *source, g *gather, run, kept []sample) []sample
 			} else {
 				r.out.Samples++
 			}
+			if x.t < last {
+				r.out.Exemplars += len(x.exs)
+				continue
+			}
+			if x.exs = r.judgeExemplars(s, g, ser, x.exs); len(x.exs) > 0 { // new ones of an old sample
+				x.known, x.round = true, round
+				round++
+				kept = append(kept, x)
+			}
 			continue
+		case x.point == targetInfo && x.t <= last:
+			continue // no sender has a point of it, or would hear of one
 		case x.t == last:
 			r.refuseSample(refusedDuplicate, &x, "%s has another value at %s", ser.labels, stamp(x.t))
 			continue
@@ -418,35 +463,114 @@ func (r *request) judgeSeries(s *source, g *gather, run, kept []sample) []sample
 			continue
 		}
 		if x.t > last {
-			last, bits, hist = x.t, math.Float64bits(x.v), x.hist != nil
+			last, bits, hist = x.t, x.bits(), x.hist != nil
 		}
-		x.exs = r.judgeExemplars(s, ser, x.exs)
+		x.exs = r.judgeExemplars(s, g, ser, x.exs)
 		x.round = round
 		round++
+		fresh++
 		kept = append(kept, x)
+	}
+	if n := len(run); n > 1 && fresh == n && kept[len(kept)-1].t == last {
+		r.runs[ser] = sameRun(kept[len(kept)-n:])
 	}
 	return kept
 }
 
-// judgeExemplars returns those that are newer than the series' newest; others are what senders repeat until something new happens.
-func (r *request) judgeExemplars(s *source, ser *series, list []exemplar.Exemplar) []exemplar.Exemplar {
+// bits stands for the value of a sample: samples of a time with the same bits are the same.
+func (x *sample) bits() uint64 {
+	if x.hist == nil {
+		return math.Float64bits(x.v)
+	}
+	return histogramBits(x.hist)
+}
+
+// histogramBits is a hash of a native histogram.
+func histogramBits(h *frame.Histogram) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	var b [8]byte
+	number := func(n uint64) {
+		binary.LittleEndian.PutUint64(b[:], n)
+		_, _ = d.Write(b[:]) // writing to a digest never fails
+	}
+	floats := func(list []float64) {
+		number(uint64(len(list)))
+		for _, v := range list {
+			number(math.Float64bits(v))
+		}
+	}
+	deltas := func(list []int64) {
+		number(uint64(len(list)))
+		for _, v := range list {
+			number(uint64(v))
+		}
+	}
+	spans := func(list []histogram.Span) {
+		number(uint64(len(list)))
+		for _, s := range list {
+			number(uint64(uint32(s.Offset))<<32 | uint64(s.Length))
+		}
+	}
+	if x := h.Int; x != nil {
+		number(uint64(uint32(x.Schema)))
+		floats([]float64{x.ZeroThreshold, x.Sum})
+		number(x.ZeroCount)
+		number(x.Count)
+		spans(x.PositiveSpans)
+		spans(x.NegativeSpans)
+		deltas(x.PositiveBuckets)
+		deltas(x.NegativeBuckets)
+		floats(x.CustomValues)
+		return d.Sum64()
+	}
+	x := h.Float
+	number(uint64(uint32(x.Schema)) | 1<<32)
+	floats([]float64{x.ZeroThreshold, x.Sum, x.ZeroCount, x.Count})
+	spans(x.PositiveSpans)
+	spans(x.NegativeSpans)
+	floats(x.PositiveBuckets)
+	floats(x.NegativeBuckets)
+	floats(x.CustomValues)
+	return d.Sum64()
+}
+
+// sameRun is a hash of the samples of a series that a request has, by which they are known when they come again.
+func sameRun(run []sample) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	var b [17]byte
+	for i := range run {
+		binary.LittleEndian.PutUint64(b[:], uint64(run[i].t))
+		binary.LittleEndian.PutUint64(b[8:], run[i].bits())
+		if b[16] = 0; run[i].hist != nil {
+			b[16] = 1
+		}
+		_, _ = d.Write(b[:]) // writing to a digest never fails
+	}
+	return d.Sum64()
+}
+
+// judgeExemplars returns those that are newer than the series' newest; others are what senders repeat until something new happens, and are taken already, or about to be.
+func (r *request) judgeExemplars(s *source, g *gather, ser *series, list []exemplar.Exemplar) []exemplar.Exemplar {
 	if len(list) == 0 {
 		return nil
 	}
-	newest, have := s.exemplars[ser]
+	r.out.Exemplars += len(list)
+	newest, have := r.newest[ser]
+	if !have {
+		newest, have = s.exemplars[ser]
+	}
 	kept := list[:0]
 	for _, x := range list {
 		if have && exemplar.Compare(x, newest) <= 0 {
+			g.repeats = true
 			continue
 		}
 		newest, have = x, true
 		kept = append(kept, x)
 	}
-	if s.exemplars == nil {
-		s.exemplars = map[*series]exemplar.Exemplar{}
-	}
-	s.exemplars[ser] = newest
-	r.out.Exemplars += len(kept)
+	r.newest[ser] = newest
 	return kept
 }
 

@@ -15,8 +15,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/exemplar"
+	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/metadata"
+	"github.com/prometheus/prometheus/tsdb/tsdbutil"
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
@@ -185,6 +187,19 @@ func (r *rig) mustStore(want ...translated) {
 	}
 }
 
+// mustStoreEach is mustStore for samples of requests of their own, with their exemplars.
+func (r *rig) mustStoreEach(want ...translated) {
+	r.t.Helper()
+	var each []string
+	for i := range want {
+		each = append(each, lines(want[i:i+1])...)
+	}
+	slices.Sort(each)
+	if got := r.storedLines(); !slices.Equal(each, got) {
+		r.t.Fatalf("the stream holds something else:\n%s", diff(each, got))
+	}
+}
+
 func TestWhatIsPushedIsInTheStreamWhenItIsAnswered(t *testing.T) {
 	r := newRig(t)
 	var all []translated
@@ -339,7 +354,7 @@ func TestMetadataOfRemoteWrite1FollowsItsSeries(t *testing.T) {
 	r := newRig(t)
 	x := r.at("requests_total", 0, 1)
 	r.mustPush(x)
-	r.Service.metadata.learn("", "requests", metadata.Metadata{Type: model.MetricTypeCounter, Help: "Requests."})
+	r.Service.metadata.learn("", "requests", metadata.Metadata{Type: model.MetricTypeCounter, Help: "Requests."}, seconds(time.Now()))
 	r.Service.metadata.changed = time.Now().Add(-time.Minute)
 	r.mustPush(r.at("requests_total", 1, 2))
 	list := r.stored()
@@ -369,8 +384,9 @@ func TestExemplarWithoutSampleGoesWithTheNewest(t *testing.T) {
 }
 
 func TestPushIsAnsweredUnavailableWhileTheStreamIsAway(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.AckTimeout = 20 * time.Millisecond; c.MaxPendingBytes = 2000 })
+	r := newRig(t, func(c *Config) { c.MaxPendingBytes = 2000 })
 	r.mustPush(r.at("a", 0, 1))
+	r.cfg.AckTimeout = 20 * time.Millisecond // not before: the stream may take its time
 	r.conn.NC.Opts.AllowReconnect = false
 	r.conn.NC.Close()
 	var refusal *door.Refusal
@@ -388,4 +404,144 @@ func TestPushIsAnsweredUnavailableWhileTheStreamIsAway(t *testing.T) {
 		}
 	}
 	t.Error("the memory for pending frames was never full")
+}
+
+// traced returns a sample with an exemplar at the same time.
+func (r *rig) traced(name string, seconds int, v float64) translated {
+	x := r.at(name, seconds, v)
+	x.exs = []exemplar.Exemplar{{Labels: labels.FromStrings("trace_id", fmt.Sprint(seconds)), Value: v, Ts: x.t, HasTs: true}}
+	return x
+}
+
+// Prometheus takes an answer of nothing written for data that was dropped.
+func TestExemplarsThatComeAgainAreWritten(t *testing.T) {
+	r := newRig(t)
+	x := r.traced("a", 0, 7)
+	body := encodeV2(t, []translated{x})
+	alone := withoutSamples(t, door.RemoteWriteV2, body)
+	for _, body := range [][]byte{body, body, alone, alone} {
+		out, err := r.Take(t.Context(), &door.Push{Format: door.RemoteWriteV2, Body: body, Limits: testLimits})
+		if err != nil || out.Refused > 0 || out.Exemplars != 1 {
+			t.Errorf("%+v, %v", out, err)
+		}
+	}
+	r.mustStore(x)
+	// A new one of a sample that is known goes out with it.
+	y := x
+	y.exs = r.traced("a", 1, 7).exs
+	if out := r.mustPush(y); out.Samples != 1 || out.Exemplars != 1 {
+		t.Errorf("%+v", out)
+	}
+	r.mustStoreEach(x, y)
+}
+
+func TestExemplarsOfRefusedRequestsAreTakenTheNextTime(t *testing.T) {
+	r := newRig(t)
+	r.mustPush(r.at("a", 0, 1))
+	x := r.traced("a", 1, 2)
+	all := r.budget.Limit() - r.budget.Pending()
+	if !r.budget.Take(all) {
+		t.Fatal("there is no room")
+	}
+	if _, err := r.push(x); !errors.Is(err, errFull) {
+		t.Fatal(err)
+	}
+	r.budget.Give(all)
+	r.mustPush(x)
+	r.mustStore(r.at("a", 0, 1), x)
+	// Nor are they known where the frames are dropped.
+	r.registry.mu.RLock()
+	for _, s := range r.registry.sources {
+		s.failed()
+	}
+	r.registry.mu.RUnlock()
+	r.mustPush(x)
+	r.mustStoreEach(r.at("a", 0, 1), x, x)
+}
+
+// Only the request that was taken is taken already, not what ends with the same sample.
+func TestSamplesThatWereNotTakenAreNotAcknowledged(t *testing.T) {
+	for name, window := range map[string]time.Duration{"refused": 0, "within the window": time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, func(c *Config) { c.OutOfOrderWindow = window })
+			r.mustPush(r.at("a", 3, 3))
+			run := []translated{r.at("a", 1, 1), r.at("a", 2, 2), r.at("a", 3, 3)}
+			out, err := r.push(run...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if window > 0 {
+				if out.Refused != 0 || out.Samples != 3 {
+					t.Errorf("%+v", out)
+				}
+				r.mustStore(run...)
+				return
+			}
+			if out.Refused != 2 || out.Samples != 1 || !strings.Contains(out.Reason, "out of order") {
+				t.Errorf("%+v", out)
+			}
+			r.mustStore(r.at("a", 3, 3))
+		})
+	}
+}
+
+func TestAnotherHistogramAtTheNewestTimeIsRefused(t *testing.T) {
+	r := newRig(t)
+	for i, x := range []translated{
+		{h: tsdbutil.GenerateTestHistogram(3)}, {fh: tsdbutil.GenerateTestFloatHistogram(3)}, {fh: tsdbutil.GenerateTestCustomBucketsFloatHistogram(3)},
+	} {
+		at := r.at(fmt.Sprint("h", i), 0, 0)
+		x.labels, x.t = at.labels, at.t
+		for range 2 {
+			if out := r.mustPush(x); out.Histograms != 1 {
+				t.Errorf("%+v", out)
+			}
+		}
+		y := x
+		if x.h != nil {
+			y.h = tsdbutil.GenerateTestHistogram(4)
+		} else {
+			y.fh = x.fh.Copy()
+			y.fh.PositiveBuckets[0]++
+			y.fh.Count++
+		}
+		if out, err := r.push(y); err != nil || out.Refused != 1 || !strings.Contains(out.Reason, "duplicate for timestamp") {
+			t.Errorf("%+v, %v", out, err)
+		}
+	}
+	if n := len(r.stored()); n != 3 {
+		t.Errorf("%d histograms are in the stream", n)
+	}
+}
+
+// A time series without samples is refused for its labels all the same.
+func TestBadLabelsWithoutSamplesAreRefused(t *testing.T) {
+	r := newRig(t)
+	for format, body := range map[door.Format][]byte{
+		door.RemoteWriteV1: nested(labelV1("b", "x"), 1),
+		door.RemoteWriteV2: encodeV2(t, []translated{{labels: labels.FromStrings("b", "x")}}),
+	} {
+		if format == door.RemoteWriteV2 {
+			body = withoutSamples(t, format, body)
+		}
+		out, err := r.Take(t.Context(), &door.Push{Format: format, Body: body, Limits: testLimits})
+		if err != nil || out.Refused != 1 {
+			t.Errorf("%v: %+v, %v", format, out, err)
+		}
+	}
+}
+
+// What is too large for the stream is so the next time, too.
+func TestWhatIsTooLargeForTheStreamIsNotToBeSentAgain(t *testing.T) {
+	for _, cause := range []error{fmt.Errorf("a frame: %w", stream.ErrTooLarge), &publish.DroppedError{Samples: 1, Reason: fmt.Errorf("a frame: %w", stream.ErrTooLarge)}} {
+		if kind, ok := kindOf(notPublished(cause)); !ok || kind != door.TooLarge {
+			t.Errorf("%v is answered %v", cause, notPublished(cause))
+		}
+	}
+	r := newRig(t)
+	x := r.at("h", 0, 0)
+	x.h = &histogram.Histogram{Schema: 0, PositiveSpans: []histogram.Span{{Length: maxBuckets + 1}}, PositiveBuckets: make([]int64, maxBuckets+1)}
+	if out, err := r.push(x); err != nil || out.Refused != 1 || !strings.Contains(out.Reason, "buckets, the most is") {
+		t.Errorf("%+v, %v", out, err)
+	}
 }

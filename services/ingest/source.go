@@ -41,14 +41,15 @@ type dictionary struct {
 type series struct {
 	src    *source
 	number uint32 // its place in src; gone where it is forgotten
+	hist   bool   // the newest sample is a histogram
 	labels labels.Labels
 	family string
 	meta   metadata.Metadata
 	next   *series // with the same hash
 
 	last int64  // timestamp of the newest sample, in milliseconds
-	bits uint64 // of that sample, where it is a float
-	hist bool   // that sample is a histogram
+	bits uint64 // of that sample, see [sample.bits]
+	run  uint64 // the samples with which that one came, see [sameRun]; 0 where it came alone
 	seen int64  // when it was pushed last, in seconds
 }
 
@@ -164,8 +165,9 @@ func (s *source) failed() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, x := range s.series {
-		x.last, x.bits, x.hist = minTime, 0, false
+		x.last, x.bits, x.hist, x.run = minTime, 0, false, 0
 	}
+	clear(s.exemplars)
 }
 
 func seconds(t time.Time) int64 { return t.Unix() }

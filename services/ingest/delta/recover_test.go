@@ -213,7 +213,7 @@ func TestAFormerOwnerIsHarmless(t *testing.T) {
 
 func TestWhatWaitedForLongIsAddedToWhatWasBefore(t *testing.T) {
 	// Between a message that was handled and the next, less than MaxStale has passed, but since then much more.
-	const maxStale = 3 * time.Second
+	const maxStale = 10 * time.Second
 	r := newRiver(t)
 	r.exact = true
 	id := r.dict(0, "a")

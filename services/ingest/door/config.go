@@ -74,7 +74,8 @@ type Limits struct {
 	MaxBodyBytes int64
 	// MaxDecompressedBytes is the size of a decompressed body, in bytes. Default: 64 MiB.
 	MaxDecompressedBytes int64
-	// MaxInFlightBytes is the size of the bodies of all requests at a time, in bytes. Default: 256 MiB.
+	// MaxInFlightBytes is the size of the bodies of all requests at a time, and of what the Taker holds for them, in
+	// bytes. Default: 256 MiB.
 	MaxInFlightBytes int64
 	// MaxConcurrentRequests is how many requests may be in progress at a time. Default: 2048.
 	MaxConcurrentRequests int

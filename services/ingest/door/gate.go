@@ -162,7 +162,11 @@ func (g *gate) handle(d deadlines, r *http.Request) (p parcel, sender string, ou
 		}
 	}
 	tenant, f := g.tenant(r)
-	sender = senderOf(user, tenant, sender, r)
+	named := tenant
+	if g.credentials == nil && !certified(r) {
+		named = "" // what anybody may write there would be a new sender each time, with a rate of its own
+	}
+	sender = senderOf(user, named, sender, r)
 	if f != nil {
 		return p, sender, Outcome{}, f
 	}
@@ -207,13 +211,36 @@ func (g *gate) pass(d deadlines, r *http.Request, p parcel, tenant, sender strin
 			return Outcome{}, f
 		}
 	}
-	outcome, err := g.cfg.Taker.Take(ctx, &Push{Format: p.format, Body: body.b, Tenant: tenant, Sender: sender, Limits: &g.cfg.Limits})
+	share := share{gate: g, own: int64(cap(body.b))}
+	defer share.release()
+	outcome, err := g.cfg.Taker.Take(ctx, &Push{Format: p.format, Body: body.b, Tenant: tenant, Sender: sender, Limits: &g.cfg.Limits, Hold: share.hold})
 	if err != nil {
 		return Outcome{}, failureOf(ctx, err)
 	}
 	g.rates.charge(sender, outcome.Samples+outcome.Histograms+outcome.Refused)
 	return outcome, nil
 }
+
+// share is what a request holds of the door's memory besides its body.
+type share struct {
+	gate *gate
+	own  int64 // the bytes of the body
+	held int64
+}
+
+// hold is [Push.Hold].
+func (s *share) hold(n int64) error {
+	if s.own+s.held+n > s.gate.memory.limit {
+		return &Refusal{Kind: TooLarge, Message: fmt.Sprintf("to read what the request holds would take more than the %s that requests may hold (max_in_flight_bytes); send smaller batches", readable(s.gate.memory.limit))}
+	}
+	if err := s.gate.memory.reserve(n); err != nil {
+		return &Refusal{Kind: Full, Message: s.gate.full().message}
+	}
+	s.held += n
+	return nil
+}
+
+func (s *share) release() { s.gate.memory.free(s.held) }
 
 // read fills body with what the request holds, decompressed.
 func (g *gate) read(r *http.Request, p parcel, body *buffer) *failure {
@@ -310,13 +337,16 @@ func senderOf(user, tenant, ip string, r *http.Request) string {
 	switch {
 	case user != "":
 		return user
-	case r.TLS != nil && len(r.TLS.PeerCertificates) > 0 && r.TLS.PeerCertificates[0].Subject.CommonName != "":
+	case certified(r) && r.TLS.PeerCertificates[0].Subject.CommonName != "":
 		return r.TLS.PeerCertificates[0].Subject.CommonName
 	case tenant != "":
 		return tenant
 	}
 	return ip
 }
+
+// certified reports whether the sender has shown a client certificate, which the listener has verified.
+func certified(r *http.Request) bool { return r.TLS != nil && len(r.TLS.PeerCertificates) > 0 }
 
 func remoteIP(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)

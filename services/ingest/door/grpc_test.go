@@ -59,7 +59,7 @@ func dial(t testing.TB, addr string, options ...grpc.DialOption) *grpc.ClientCon
 
 func export(t testing.TB, conn *grpc.ClientConn, request pmetricotlp.ExportRequest, headers []string, options ...grpc.CallOption) (pmetricotlp.ExportResponse, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, headers...)
 	return pmetricotlp.NewGRPCClient(conn).Export(ctx, request, options...)
@@ -81,7 +81,7 @@ func TestGRPCTakesEveryEncoding(t *testing.T) {
 				t.Errorf("%q: %v", coding, response.PartialSuccess().ErrorMessage())
 			}
 			taken := r.recorder.taken()
-			if len(taken) != 1 || !bytes.Equal(taken[0].Body, metricsProto(t, points)) || taken[0].Tenant != "blue" || taken[0].Sender != "blue" {
+			if len(taken) != 1 || !bytes.Equal(taken[0].Body, metricsProto(t, points)) || taken[0].Tenant != "blue" || taken[0].Sender != "127.0.0.1" {
 				t.Errorf("%q: took %d requests, or other bytes", coding, len(taken))
 			}
 			r.atRest(t)
@@ -200,7 +200,7 @@ func TestGRPCKeepsTheDeadlineOfTheCall(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Error("the call did not come to the taker")
 	}
 }

@@ -23,6 +23,9 @@ import (
 	"go.uber.org/goleak"
 )
 
+// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
+const patience = 60 * time.Second
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recorder is a Taker that keeps copies of what it took, and answers what it is told to.
@@ -148,7 +151,7 @@ func serve(t testing.TB, s server) {
 			if err != nil {
 				t.Errorf("Serve returned %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Error("Serve did not end")
 		}
 	})
@@ -166,7 +169,7 @@ func (r *rig) post(t testing.TB, body io.Reader, headers ...string) (*http.Respo
 
 func do(t testing.TB, client *http.Client, method, url string, body io.Reader, headers ...string) (*http.Response, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
@@ -276,7 +279,7 @@ func (endless) Read(p []byte) (int, error) {
 // await polls until the condition holds.
 func await(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for !condition() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)

@@ -56,6 +56,8 @@ func TestSendersAreLimitedOneByOne(t *testing.T) {
 		r.recorder.answer = func(context.Context, *Push) (Outcome, error) {
 			return Outcome{Samples: 30, Histograms: 10, Refused: 0}, nil
 		}
+		now := time.Unix(0, 0)
+		r.gate.rates.now = func() time.Time { return now } // before the first request
 		client := r.client(t)
 		if code, text := r.send(t, client, bytes.NewReader(r.good(t)), identity); code != success[name] {
 			t.Fatalf("%s %s", code, text)
@@ -67,16 +69,40 @@ func TestSendersAreLimitedOneByOne(t *testing.T) {
 		if name == OTLPGRPC {
 			return
 		}
-		headers := []string{"Content-Type", protobufType, "X-Scope-OrgID", "another"}
+		headers := []string{"Content-Type", protobufType, "X-Scope-OrgID", "another"} // which anybody may write there
 		if name == RemoteWrite {
 			headers = append(headers, "Content-Encoding", "snappy")
-		}
-		if res, answer := r.post(t, bytes.NewReader(r.good(t)), headers...); res.StatusCode > 299 {
-			t.Errorf("another sender: %d %s", res.StatusCode, answer)
 		}
 		res, _ := r.post(t, bytes.NewReader(r.good(t)), headers...)
 		if got := res.Header.Get("Retry-After"); res.StatusCode != 429 || got != "3" {
 			t.Errorf("status %d, Retry-After %q, want 3 s for 30 samples of debt", res.StatusCode, got)
 		}
 	})
+}
+
+// Those who share a token are told apart by their tenants.
+func TestTenantsThatAuthenticateAreLimitedOneByOne(t *testing.T) {
+	for _, name := range []string{OTLPHTTP, RemoteWrite} {
+		r := start(t, name, func(c *Config) {
+			c.Limits.MaxSamplesPerSecond = 10
+			c.TenantHeader = "X-Scope-OrgID"
+			c.Auth = Auth{BearerToken: "t0ken"}
+		})
+		now := time.Unix(0, 0)
+		r.gate.rates.now = func() time.Time { return now }
+		r.recorder.answer = func(context.Context, *Push) (Outcome, error) { return Outcome{Samples: 40}, nil }
+		push := func(tenant string) int {
+			headers := []string{"Content-Type", protobufType, "X-Scope-OrgID", tenant, "Authorization", "Bearer t0ken"}
+			if name == RemoteWrite {
+				headers = append(headers, "Content-Encoding", "snappy")
+			}
+			res, _ := r.post(t, bytes.NewReader(r.good(t)), headers...)
+			return res.StatusCode
+		}
+		for _, tenant := range []string{"one", "another"} {
+			if first, second := push(tenant), push(tenant); first > 299 || second != 429 {
+				t.Errorf("%s, tenant %s: %d, then %d", name, tenant, first, second)
+			}
+		}
+	}
 }

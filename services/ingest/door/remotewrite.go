@@ -58,10 +58,8 @@ func (*remoteWrite) open(r *http.Request) (parcel, *failure) {
 		return p, fail(unsupported, "the message %q is not supported; send %s or %s", clip(string(message), 100), remote.WriteV1MessageType, remote.WriteV2MessageType)
 	}
 	switch coding := r.Header.Get("Content-Encoding"); coding {
-	case string(remote.SnappyBlockCompression):
+	case string(remote.SnappyBlockCompression), "": // Prometheus takes a missing one for snappy, too
 		return p, nil
-	case "":
-		return p, fail(unsupported, "the header Content-Encoding is missing; compress with snappy (block format) and send Content-Encoding: snappy")
 	default:
 		return p, fail(unsupported, "the content encoding %q is not supported; send snappy (block format)", clip(coding, 100))
 	}

@@ -38,6 +38,14 @@ func writeV2() *writev2.Request {
 
 func TestRemoteWriteTakesBothVersions(t *testing.T) {
 	v1 := writeV1(t)
+	// A push without Content-Encoding is taken for snappy, as by Prometheus.
+	bare := start(t, RemoteWrite, nil)
+	if res, answer := bare.post(t, bytes.NewReader(snap(v1)), "Content-Type", protobufType); res.StatusCode != http.StatusNoContent {
+		t.Errorf("without an encoding: status %d: %s", res.StatusCode, answer)
+	}
+	if taken := bare.recorder.taken(); len(taken) != 1 || !bytes.Equal(taken[0].Body, v1) {
+		t.Errorf("without an encoding: took %+v", taken)
+	}
 	v2, err := writeV2().Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -157,7 +165,7 @@ func TestRemoteWriteRefusesWhatIsNotForIt(t *testing.T) {
 		{"message", "POST", "application/x-protobuf;proto=io.prometheus.write.v3.Request", "snappy", good, 415, "io.prometheus.write.v2.Request"},
 		{"broken type", "POST", "application/x-protobuf;proto", "snappy", good, 415, "application/x-protobuf"},
 		{"coding", "POST", protobufType, "gzip", good, 415, "snappy (block format)"},
-		{"no coding", "POST", protobufType, "", good, 415, "Content-Encoding is missing"},
+		{"no coding, not compressed", "POST", protobufType, "", strings.Repeat("plain", 100), 400, "corrupt snappy data"},
 		{"nothing", "POST", protobufType, "snappy", "", 400, "snappy"},
 		{"corrupt", "POST", protobufType, "snappy", "\x05\x00\x00\x00\x00", 400, "snappy"},
 		{"framed format", "POST", protobufType, "snappy", "\xff\x06\x00\x00sNaPpY", 400, "snappy"},

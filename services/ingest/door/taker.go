@@ -42,10 +42,14 @@ type Push struct {
 	// header is missing or Config.TenantHeader is empty.
 	Tenant string
 	// Sender says who pushes, for log lines and rates: the user name, else the common name of the client certificate,
-	// else the tenant, else the remote IP address.
+	// else the tenant where the door authenticates, else the remote IP address.
 	Sender string
 	// Limits are those of the door. They are not to be changed.
 	Limits *Limits
+	// Hold counts n more bytes of memory that the Taker needs for what it makes of the body, besides the body itself,
+	// as in flight until Take returns. It returns a [*Refusal] where they are beyond Limits.MaxInFlightBytes. It is for
+	// the goroutine of Take. Nil: nobody counts.
+	Hold func(n int64) error
 }
 
 // Outcome says what became of a Push that was not refused as a whole.

@@ -142,6 +142,27 @@ func oversized(t testing.TB) []badPush {
 			}
 			return letter{raw: body, length: -1, byHand: true}
 		}, tooLong},
+		{"samples that take gigabytes", func(t testing.TB, e *entrance) letter {
+			return swelling(t, e, func(list []byte) []byte {
+				return field(1, field(2, field(2, append(field(1, []byte("m")), field(5, list)...))))
+			}, 1)
+		}, map[kind]wanted{
+			otlpOverHTTP: {code: http.StatusRequestEntityTooLarge, says: "more than 200000 points"}, otlpOverGRPC: {code: grpcResourceExhausted, says: "more than 200000 points"},
+			remoteWriting: {code: http.StatusRequestEntityTooLarge, says: "more than 400000 samples"},
+		}},
+		{"metrics that take gigabytes", func(t testing.TB, e *entrance) letter {
+			return swelling(t, e, func(list []byte) []byte { return field(1, field(2, list)) }, 2)
+		}, map[kind]wanted{
+			otlpOverHTTP: {code: http.StatusRequestEntityTooLarge, says: "max_in_flight_bytes"}, otlpOverGRPC: {code: grpcResourceExhausted, says: "max_in_flight_bytes"},
+		}},
+		{"a label that is long a hundred times", func(t testing.TB, e *entrance) letter {
+			long := bytes.Repeat([]byte("x"), 60<<20)
+			if e.name == "remote write 2.0" {
+				references := bytes.Repeat([]byte{1}, 256)
+				return letter{body: snappy.Encode(nil, append(append(field(4, nil), field(4, long)...), field(5, append(field(1, references), field(2, nil)...))...))}
+			}
+			return letter{body: snappy.Encode(nil, field(1, append(field(1, append(field(1, long), field(2, []byte("v"))...)), field(2, nil)...)))}
+		}, map[kind]wanted{remoteWriting: {code: http.StatusBadRequest, says: "labels"}}},
 		{"a million labels", func(testing.TB, *entrance) letter {
 			list := make([]labels.Label, 0, 1_000_002)
 			for i := range 1_000_000 {
@@ -158,6 +179,34 @@ func oversized(t testing.TB) []badPush {
 			return letter{samples: list}
 		}, everywhere(http.StatusRequestEntityTooLarge, grpcResourceExhausted, "more than 200000")},
 	}
+}
+
+// swelling is a push of tens of millions of empty messages: samples for remote_write, and for OTLP what stands within others.
+func swelling(t testing.TB, e *entrance, within func(list []byte) []byte, number int) letter {
+	const size = 60 << 20
+	if e.kind == remoteWriting {
+		series := append(field(1, append(field(1, []byte("__name__")), field(2, []byte("m"))...)), bytes.Repeat(field(2, nil), size/2)...)
+		if e.name == "remote write 2.0" {
+			series = append(field(1, []byte{1, 2}), bytes.Repeat(field(2, nil), size/2)...)
+			symbols := append(field(4, nil), append(field(4, []byte("__name__")), field(4, []byte("m"))...)...)
+			return letter{body: snappy.Encode(nil, append(symbols, field(5, series)...))}
+		}
+		return letter{body: snappy.Encode(nil, field(1, series))}
+	}
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	if _, err := w.Write(within(bytes.Repeat(field(number, nil), size/2))); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return letter{header: map[string]string{"Content-Encoding": "gzip", "Grpc-Encoding": "gzip"}, body: packed.Bytes(), packed: true}
+}
+
+// field is a field of protobuf that holds bytes.
+func field(number int, content []byte) []byte {
+	return append(binary.AppendUvarint([]byte{byte(number<<3 | 2)}, uint64(len(content))), content...)
 }
 
 // misaddressed are pushes that no entrance can read.
@@ -185,9 +234,8 @@ func misaddressed() []badPush {
 			otlpOverGRPC:  {code: grpcUnimplemented, says: "send gzip, zstd or identity"},
 			remoteWriting: {code: http.StatusUnsupportedMediaType, says: "send snappy"},
 		}},
-		{"no encoding", with(map[string]string{"Content-Encoding": ""}), map[kind]wanted{
-			remoteWriting: {code: http.StatusUnsupportedMediaType, says: "send Content-Encoding: snappy"},
-		}},
+		// Prometheus takes what says nothing for snappy.
+		{"no encoding", with(map[string]string{"Content-Encoding": ""}), map[kind]wanted{remoteWriting: taken()[remoteWriting]}},
 		{"an unknown path", func(testing.TB, *entrance) letter { return letter{path: "/v1/traces"} }, map[kind]wanted{
 			otlpOverHTTP: {code: http.StatusNotFound, says: "POST /v1/metrics"}, otlpOverGRPC: {code: grpcUnimplemented, says: grpcService},
 		}},

@@ -132,7 +132,7 @@ func TestAKillOfIngestLosesNothingAcknowledged(t *testing.T) {
 	for kill := range kills {
 		select {
 		case <-begins:
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			ended()
 			t.Fatalf("before kill %d: nobody pushes", kill)
 		}

@@ -54,7 +54,7 @@ func newRelay(t *testing.T, load loadgen.Config, message string) *relay {
 	t.Helper()
 	r := &relay{rig: newRigOf(t, load), t: t, nats: startNATS(t, 1), end: newEndpoint(t)}
 	w := newWays(t)
-	all := []string{"protobuf_message: " + message, "send_exemplars: true", "send_native_histograms: true", "remote_timeout: 5s"}
+	all := []string{"protobuf_message: " + message, "send_exemplars: true", "send_native_histograms: true", "remote_timeout: 15s"}
 	config := fmt.Sprintf("remote_write:\n%smillrace:\n  nats: {url: %q}\n  streams: {replicas: 1, partitions: 4}\n%s", remoteWrite("main", r.end.URL, all...), r.nats.URL, w.config())
 	r.writer = startMillrace(t, config, withArgs("--services=discovery,relabel,writer"))
 	r.ingest = startMillrace(t, config, append(w.options(), withArgs("--services=ingest"))...)
