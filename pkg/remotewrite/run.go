@@ -29,13 +29,6 @@ type mask [runLength / 64]uint64
 
 func (m *mask) set(i uint32) { m[i/64] |= 1 << (i % 64) }
 
-func (m *mask) count() (n int) {
-	for _, word := range m {
-		n += bits.OnesCount64(word)
-	}
-	return n
-}
-
 // run is the TimeSeries of neighbouring series of a dictionary for V1, compressed ahead of their samples. In snappy's block format a message is a
 // list of elements: literal bytes, and copies of bytes that stand a distance before. Elements that copy nothing but what they have made themselves mean the same wherever they stand. So those of a
 // run are made once, but for the values and the timestamp, which all have in common, and a request strings runs together: a sample costs a copy of its
