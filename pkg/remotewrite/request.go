@@ -90,6 +90,9 @@ func NewRequest(p Protocol) *Request {
 
 // Reset empties the request. What Raw and Body returned is not valid any more.
 func (r *Request) Reset() {
+	if len(r.body) == 0 && r.sealed > 0 && cap(r.body) > keepBytes>>7 {
+		r.body = nil // runs have taken its place
+	}
 	r.floats, r.histograms, r.exemplars = 0, 0, 0
 	r.last = -1
 	r.histogram, r.histogramBlock = -1, nil

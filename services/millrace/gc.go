@@ -27,11 +27,11 @@ const (
 	gcRoomFirst = 16 << 20 // bytes
 	gcRoomLeast = 8 << 20
 	gcRoomMost  = 32 << 20
-	gcSoon      = 2 * time.Second
-	gcRare      = 7 * time.Second
+	gcSoon      = time.Second
+	gcRare      = 2500 * time.Millisecond
 	gcLeast     = 7       // percent
 	gcMost      = 400     // percent
-	gcSlack     = 8 << 20 // least bytes between what a heap at its goal takes and the memory limit
+	gcSlack     = 4 << 20 // least bytes between what a heap at its goal takes and the memory limit
 )
 
 // afterGC is garbage from the beginning, so that its finalizer runs after the next collection.

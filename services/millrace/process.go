@@ -144,7 +144,7 @@ func (p *process) load() (*config.Config, error) {
 }
 
 // coldTime is how often the process lets go of the parts of its own program that it does not use.
-const coldTime = 10 * time.Second
+const coldTime = 3 * time.Second
 
 // retryPause is the time between tries of the start at what NATS does not do yet.
 const retryPause = 2 * time.Second
