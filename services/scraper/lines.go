@@ -242,7 +242,8 @@ func (c *collector) lineParser(f format) textparse.Parser {
 	}
 	comment := typeComments[c.known.metricType]
 	start := c.at - len(comment)
-	if comment == "" || start < 0 {
+	// The parser of OpenMetrics takes a NUL byte for a part of the comment before it. No line that begins with one has a type.
+	if comment == "" || start < 0 || c.at < len(c.body) && c.body[c.at] == 0 {
 		return newParser(c.body[c.at:])
 	}
 	read := c.body[start:c.at]
