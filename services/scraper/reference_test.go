@@ -487,6 +487,7 @@ func compareSequences(t *testing.T, cfg *promconfig.Config, list []sequence, wan
 		c := *jobs[s.job]
 		l := r.newTestLoop(&c, i)
 		l.rules.timeout = referenceInterval
+		late := map[string]bool{} // families of which something was told behind series, which may not have heard of it since
 		for k, step := range s.steps {
 			got := r.give(l, step, want[i][k].Time)
 			families := got.Families
@@ -497,12 +498,11 @@ func compareSequences(t *testing.T, cfg *promconfig.Config, list []sequence, wan
 			want := *want[i][k]
 			if n < piece {
 				want.Families = maps.Clone(want.Families)
-				first := map[string]bool{}
 				for series, f := range want.Families {
-					if _, ok := first[f.Name]; !ok {
-						first[f.Name] = f.isToldFirst(step.body)
+					if !late[f.Name] {
+						late[f.Name] = !f.isToldFirst(step.body)
 					}
-					if !first[f.Name] {
+					if late[f.Name] {
 						delete(want.Families, series)
 						delete(got.Families, series)
 					}
