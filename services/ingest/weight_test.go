@@ -213,7 +213,7 @@ func watchHeap() (peak *uint64, stop func()) {
 			}
 		}
 	}()
-	return peak, func() { look(); close(ended); <-done }
+	return peak, func() { close(ended); <-done; look() }
 }
 
 // A sender that has gone is not worked for, whatever it has sent.
