@@ -300,7 +300,13 @@ func (c *collector) recordLine(met []byte, p textparse.Parser, series uint32) {
 	}
 	_, _, want := p.Series()
 	v, _, ok := readValue(c.body[at:])
-	if c.strange = c.strange || ok && math.Float64bits(v) != math.Float64bits(want) || len(d.text) > maxTemplate; c.strange {
+	end := len(c.body)
+	if n := bytes.IndexByte(c.body[at:], '\n'); n >= 0 {
+		end = at + n // neither format has line breaks behind the value
+	}
+	// What follows a blank at the end of a line of OpenMetrics is an error, which the parser has yet to meet.
+	blank := c.format == formatOpenMetrics && end > at && c.body[end-1] == ' '
+	if c.strange = c.strange || blank || ok && math.Float64bits(v) != math.Float64bits(want) || len(d.text) > maxTemplate; c.strange {
 		c.recordStrange(met, line, series)
 	} else {
 		shift := len(d.text) - c.at
@@ -308,9 +314,8 @@ func (c *collector) recordLine(met []byte, p textparse.Parser, series uint32) {
 		line.met, line.metEnd = uint32(start+shift), uint32(start+len(met)+shift)
 		d.add(line, c.group, c.starts.on, series)
 	}
-	c.at = len(c.body)
-	if n := bytes.IndexByte(c.body[at:], '\n'); n >= 0 {
-		c.at = at + n + 1 // neither format has line breaks behind the value
+	if c.at = end; !blank && end < len(c.body) {
+		c.at++
 	}
 }
 

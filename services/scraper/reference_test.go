@@ -497,6 +497,9 @@ func compareSequences(t *testing.T, cfg *promconfig.Config, list []sequence, wan
 			})
 			want := *want[i][k]
 			if n < piece {
+				// What the parser shows of a faulty line depends on what is in memory behind it.
+				want.Error, _, _ = strings.Cut(want.Error, ", got ")
+				got.Error, _, _ = strings.Cut(got.Error, ", got ")
 				want.Families = maps.Clone(want.Families)
 				for series, f := range want.Families {
 					if !late[f.Name] {
