@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -46,31 +47,39 @@ type Message struct {
 //
 // Next and Handled belong to one goroutine; the other methods may be called from any.
 type Mailbox struct {
-	cfg MailboxConfig
-	oc  jetstream.Consumer
-	it  jetstream.MessagesContext
-	log *slog.Logger
+	cfg  MailboxConfig
+	conn *Conn
+	log  *slog.Logger
 
 	stored *positionEntry
 
+	source   atomic.Pointer[source]
 	messages chan delivery // from pump
 	closing  chan struct{}
+	awaited  atomic.Bool // Next waits for a message
 
 	mu       sync.Mutex
 	pos      Position          // handled
 	marks    map[uint64]uint64 // by source
 	consumer string            // that delivered the last message which Next returned
 	read     uint64            // the message's number among those that this consumer delivered
-
-	asking sync.Mutex // held while a Pending waits for its answer
+	last     uint64            // the message's number in the stream, or that of the position
 
 	stop context.CancelFunc
 	done chan struct{}
 }
 
+// source is a consumer that the mailbox reads from.
+type source struct {
+	oc     jetstream.Consumer
+	it     jetstream.MessagesContext
+	asking sync.Mutex // held while a Pending waits for its answer
+}
+
 type delivery struct {
-	msg jetstream.Msg
-	err error
+	from *source
+	msg  jetstream.Msg
+	err  error
 }
 
 // idleConsumer is how long JetStream keeps the consumer of a reader that asks for nothing because its endpoint takes nothing. A reader that comes
@@ -88,7 +97,7 @@ func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, er
 		return nil, fmt.Errorf("opening the bucket %s: %w", c.Bucket(positions), err)
 	}
 	m := &Mailbox{
-		cfg: cfg, log: c.log.With("mailbox", cfg.Key), stored: newPositionEntry(kv, cfg.Key, cfg.Generation),
+		cfg: cfg, conn: c, log: c.log.With("mailbox", cfg.Key), stored: newPositionEntry(kv, cfg.Key, cfg.Generation),
 		messages: make(chan delivery), closing: make(chan struct{}), done: make(chan struct{}),
 	}
 	info, err := c.streamInfo(ctx, cfg.Stream)
@@ -98,22 +107,42 @@ func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, er
 	if err := m.load(ctx, info.State); err != nil {
 		return nil, fmt.Errorf("position of %s: %w", cfg.Key, err)
 	}
-	m.oc, err = c.Ordered(ctx, cfg.Stream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{cfg.Filter}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: m.pos.Seq + 1,
-		InactiveThreshold: idleConsumer,
-	})
+	m.last = m.pos.Seq
+	s, err := m.consume(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s from %d: %w", cfg.Filter, m.pos.Seq+1, err)
-	}
-	m.it, err = m.oc.Messages(jetstream.PullMaxMessages(cfg.ReadAhead))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s from %d: %w", cfg.Filter, m.pos.Seq+1, err)
+		return nil, err
 	}
 	keep, stop := context.WithCancel(context.Background())
 	m.stop = stop
-	go m.pump()
-	go m.keepStored(keep)
+	m.source.Store(s)
+	go m.pump(s)
+	var keeping sync.WaitGroup
+	keeping.Go(func() { m.guard(keep) })
+	keeping.Go(func() { m.keepStored(keep) })
+	go func() {
+		defer close(m.done)
+		keeping.Wait()
+	}()
 	return m, nil
+}
+
+// consume makes a consumer of what is behind the last message that Next has returned.
+func (m *Mailbox) consume(ctx context.Context) (*source, error) {
+	m.mu.Lock()
+	first := m.last + 1
+	m.mu.Unlock()
+	oc, err := m.conn.Ordered(ctx, m.cfg.Stream, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{m.cfg.Filter}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first,
+		InactiveThreshold: idleConsumer,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading %s from %d: %w", m.cfg.Filter, first, err)
+	}
+	it, err := oc.Messages(jetstream.PullMaxMessages(m.cfg.ReadAhead))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s from %d: %w", m.cfg.Filter, first, err)
+	}
+	return &source{oc: oc, it: it}, nil
 }
 
 func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
@@ -151,12 +180,14 @@ func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
 
 // pump takes the messages from JetStream. The client waits for as long as the server is away, whatever a reader's context says, so
 // readers wait for pump instead.
-func (m *Mailbox) pump() {
-	defer close(m.messages)
+func (m *Mailbox) pump(s *source) {
 	for {
-		msg, err := m.it.Next()
+		msg, err := s.it.Next()
+		if m.source.Load() != s {
+			return
+		}
 		select {
-		case m.messages <- delivery{msg, err}:
+		case m.messages <- delivery{s, msg, err}:
 		case <-m.closing:
 			return
 		}
@@ -164,6 +195,68 @@ func (m *Mailbox) pump() {
 			return
 		}
 	}
+}
+
+const (
+	// guardEvery is how often a mailbox looks whether its reader waits in vain, and vainTime for how long it does before the consumer is given up.
+	guardEvery = 2 * time.Second
+	vainTime   = 15 * time.Second
+)
+
+// guard gives the consumer up where the reader waits for messages that are there, or nobody can tell whether there are any, although the connection stands. The client makes an ordered
+// consumer anew by itself, under a name that it keeps until it has succeeded. Where the cluster has put that consumer on a server that was lost
+// just then, it does not succeed before the server is back.
+func (m *Mailbox) guard(ctx context.Context) {
+	tick := time.NewTicker(guardEvery)
+	defer tick.Stop()
+	well := time.Now()
+	for last := uint64(0); ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		m.mu.Lock()
+		read := m.last
+		m.mu.Unlock()
+		if !m.awaited.Load() || read != last || !m.conn.NC.IsConnected() {
+			well, last = time.Now(), read
+			continue
+		}
+		asked, cancel := context.WithTimeout(ctx, guardEvery)
+		n, err := m.Pending(asked)
+		cancel()
+		if err == nil && n == 0 {
+			well = time.Now()
+		}
+		if time.Since(well) < vainTime || ctx.Err() != nil {
+			continue
+		}
+		m.log.Warn("Waiting in vain for messages; reading by another consumer", "filter", m.cfg.Filter, "unread", n, "err", err)
+		if err := m.renew(ctx); err != nil {
+			m.log.Warn("Cannot make another consumer, trying again", "err", err)
+		}
+		well = time.Now()
+	}
+}
+
+// renew goes on with another consumer.
+func (m *Mailbox) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, vainTime)
+	defer cancel()
+	old := m.source.Load()
+	m.mu.Lock()
+	m.source.Store(nil) // from here on Next takes nothing, so that m.last stays
+	m.mu.Unlock()
+	s, err := m.consume(ctx)
+	if err != nil {
+		m.source.Store(old)
+		return err
+	}
+	m.source.Store(s)
+	go m.pump(s)
+	go old.it.Stop() // the client may wait
+	return nil
 }
 
 // Next waits for the next message. Its data belongs to the caller. [ErrMoved] means that another reader works from the position.
@@ -175,30 +268,42 @@ func (m *Mailbox) Next(ctx context.Context) (Message, error) {
 		return Message{}, m.moved()
 	default:
 	}
-	var d delivery
-	select {
-	case <-ctx.Done():
-		return Message{}, ctx.Err()
-	case <-m.stored.lost:
-		return Message{}, m.moved()
-	case got, ok := <-m.messages:
-		if d = got; !ok {
-			d.err = jetstream.ErrMsgIteratorClosed
+	m.awaited.Store(true)
+	defer m.awaited.Store(false)
+	for {
+		select {
+		case <-ctx.Done():
+			return Message{}, ctx.Err()
+		case <-m.stored.lost:
+			return Message{}, m.moved()
+		case <-m.closing:
+			return Message{}, fmt.Errorf("reading %s: %w", m.cfg.Filter, jetstream.ErrMsgIteratorClosed)
+		case d := <-m.messages:
+			if msg, ok, err := m.take(d); ok || err != nil {
+				return msg, err
+			}
 		}
 	}
+}
+
+// take returns what was delivered, unless that is from a consumer which was given up.
+func (m *Mailbox) take(d delivery) (msg Message, ok bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if d.from != m.source.Load() {
+		return Message{}, false, nil
+	}
 	if d.err != nil {
-		return Message{}, fmt.Errorf("reading %s: %w", m.cfg.Filter, d.err)
+		return Message{}, false, fmt.Errorf("reading %s: %w", m.cfg.Filter, d.err)
 	}
 	meta, err := d.msg.Metadata()
 	if err != nil {
-		return Message{}, fmt.Errorf("reading %s: %w", m.cfg.Filter, err)
+		return Message{}, false, fmt.Errorf("reading %s: %w", m.cfg.Filter, err)
 	}
-	m.mu.Lock()
-	m.consumer, m.read = meta.Consumer, meta.Sequence.Consumer
-	m.mu.Unlock()
+	m.consumer, m.read, m.last = meta.Consumer, meta.Sequence.Consumer, meta.Sequence.Stream
 	return Message{
 		Subject: d.msg.Subject(), Header: d.msg.Headers(), Data: d.msg.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, Pending: meta.NumPending,
-	}, nil
+	}, true, nil
 }
 
 func (m *Mailbox) moved() error { return fmt.Errorf("position of %s: %w", m.cfg.Key, ErrMoved) }
@@ -245,13 +350,14 @@ func (m *Mailbox) Pending(ctx context.Context) (uint64, error) {
 		info *jetstream.ConsumerInfo
 		err  error
 	}
-	if !m.asking.TryLock() {
+	s := m.source.Load()
+	if s == nil || !s.asking.TryLock() {
 		return 0, fmt.Errorf("asking how much of %s is unread: %w", m.cfg.Filter, errAsking)
 	}
 	answers := make(chan answer, 1)
 	go func() { // the client waits for a consumer that is being made anew, whatever ctx says
-		defer m.asking.Unlock()
-		info, err := m.oc.Info(ctx)
+		defer s.asking.Unlock()
+		info, err := s.oc.Info(ctx)
 		answers <- answer{info, err}
 	}()
 	var a answer
@@ -276,7 +382,6 @@ func (m *Mailbox) Pending(ctx context.Context) (uint64, error) {
 
 // keepStored stores the position once a second where it has changed.
 func (m *Mailbox) keepStored(ctx context.Context) {
-	defer close(m.done)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -316,7 +421,9 @@ func (m *Mailbox) Close() {
 	close(m.closing)
 	stopped := make(chan struct{})
 	go func() {
-		m.it.Stop()
+		if s := m.source.Load(); s != nil {
+			s.it.Stop()
+		}
 		close(stopped)
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

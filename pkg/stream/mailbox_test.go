@@ -30,7 +30,7 @@ func kill(m *Mailbox) {
 	m.stop()
 	<-m.done
 	close(m.closing)
-	m.it.Stop()
+	m.source.Load().it.Stop()
 }
 
 func next(t *testing.T, m *Mailbox) Message {
@@ -454,5 +454,25 @@ func TestAPositionOfANewerMillraceIsLeftAlone(t *testing.T) {
 	}
 	if entry, err := kv.Get(t.Context(), "reader.0"); err != nil || entry.Value()[0] != positionVersion+1 {
 		t.Errorf("the entry has changed: %v", err)
+	}
+}
+
+func TestAnotherConsumerGoesOnWhereTheLastWas(t *testing.T) {
+	c := newConn(t)
+	m := open(t, c)
+	defer m.Close()
+	for i := range 40 {
+		publish(t, c, c.Frames(0), fmt.Sprint(i))
+	}
+	for i := range 40 {
+		expect(t, m, fmt.Sprint(i))
+		if i%7 == 0 {
+			if err := m.renew(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n, err := m.Pending(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d messages are unread: %v", n, err)
 	}
 }

@@ -42,7 +42,7 @@ func (c *Conn) Past(ctx context.Context, stream, subject string, since time.Time
 		for {
 			msg, err := it.Next()
 			select {
-			case messages <- delivery{msg, err}:
+			case messages <- delivery{msg: msg, err: err}:
 			case <-closing:
 				return
 			}
