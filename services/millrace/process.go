@@ -207,22 +207,22 @@ func (p *process) serve(ctx context.Context) error {
 	return endOr(ctx, err)
 }
 
-// releaseColdPages does so every coldTime, until ctx ends.
+// releaseColdPages lets go of the parts of the program that are not in use every coldTime, until ctx ends.
 func (p *process) releaseColdPages(ctx context.Context) error {
+	pages, err := findProgramPages()
 	ticker := time.NewTicker(coldTime)
 	defer ticker.Stop()
-	for {
+	for err == nil {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-		}
-		if err := releaseColdPages(); err != nil {
-			p.log.Debug("Memory of the program that is not in use stays", "err", err)
-			<-ctx.Done()
-			return nil
+			err = pages.release()
 		}
 	}
+	p.log.Debug("Memory of the program that is not in use stays", "err", err)
+	<-ctx.Done()
+	return nil
 }
 
 // outlive runs a beside the services, whose end does not end it. The function that it returns does, and waits for that; it may be called again. Where a fails, stop is called.

@@ -57,14 +57,7 @@ func (ts *templates) pack(f format, d *draft) *packed {
 }
 
 // forgetPacked drops a packed template that nobody uses any more, unless another has taken its place.
-func (ts *templates) forgetPacked(p forgotten[packedName]) {
-	ts.bytes.Add(-p.size)
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	if ts.byName[p.by].Value() == nil {
-		delete(ts.byName, p.by)
-	}
-}
+func (ts *templates) forgetPacked(p forgotten[packedName]) { forget(ts, ts.byName, p) }
 
 // appendTo appends what a packed template holds.
 func (d *draft) appendTo(raw []byte) []byte {

@@ -127,12 +127,14 @@ type forgotten[T any] struct {
 }
 
 // forget drops a template that nobody uses any more, unless another has taken its place.
-func (ts *templates) forget(t forgotten[uint64]) {
+func (ts *templates) forget(t forgotten[uint64]) { forget(ts, ts.byHash, t) }
+
+func forget[K comparable, T any](ts *templates, all map[K]weak.Pointer[T], t forgotten[K]) {
 	ts.bytes.Add(-t.size)
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if ts.byHash[t.by].Value() == nil {
-		delete(ts.byHash, t.by)
+	if all[t.by].Value() == nil {
+		delete(all, t.by)
 	}
 }
 
