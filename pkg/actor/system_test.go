@@ -1,13 +1,11 @@
 package actor
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,30 +13,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
+
+	"github.com/millrace/millrace/pkg/logtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-func newTestSystem() (*System, *logBuffer, *prometheus.Registry) {
-	log, reg := &logBuffer{}, prometheus.NewPedanticRegistry()
+func newTestSystem() (*System, *logtest.Buffer, *prometheus.Registry) {
+	log, reg := &logtest.Buffer{}, prometheus.NewPedanticRegistry()
 	return NewSystem("test", slog.New(slog.NewTextHandler(log, nil)), reg), log, reg
 }
 

@@ -59,6 +59,12 @@ func Load(path string, logger *slog.Logger, overrides ...Override) (*Config, err
 	return c, nil
 }
 
+// Defaults is [Load] of an empty file: for commands that are told all they need by flags. path stands in errors, in the place of the file's.
+func Defaults(path string, logger *slog.Logger, overrides ...Override) (*Config, error) {
+	c, _, err := parse(path, nil, logger, overrides...)
+	return c, err
+}
+
 // Warnings returns one line for each part of the file that is understood and has no effect here, in the form
 // "file:line: key: why".
 func (c *Config) Warnings() []string { return slices.Clone(c.warnings) }
@@ -135,6 +141,10 @@ func parse(path string, content []byte, logger *slog.Logger, overrides ...Overri
 	prom.SetDirectory(dir)
 	m.setDirectory(dir)
 	endpoints, errs := doc.endpoints(prom)
+	if len(errs) == 0 {
+		dec.validateFreshFirst(&m.Writer.FreshFirst, endpoints)
+		errs = append(errs, dec.errs...)
+	}
 	if err := errs.asError(); err != nil {
 		return nil, nil, err
 	}

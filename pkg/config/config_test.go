@@ -144,7 +144,13 @@ func TestEverySettingOfTheBlockIsRead(t *testing.T) {
 			Linger: model.Duration(time.Second), MaxBatchBytes: 512 * KiB, MaxPendingBytes: 128 * MiB, MaxBodyBytes: 64 * MiB, StartTimestamps: true, LoopbackIdentity: true,
 		},
 		Ingest: wantIngest(),
-		Writer: Writer{LabelCacheBytes: 32 * MiB, ReadAheadBytes: 4 * MiB},
+		Cardinality: Cardinality{
+			FreeAfter: model.Duration(2 * time.Hour),
+			Target:    SeriesLimit{MaxSeries: 1, Action: "warn", Labels: []string{}}, Job: SeriesLimit{MaxSeries: 2, Action: "refuse", Labels: []string{}},
+			Metric: SeriesLimit{MaxSeries: 3, Action: "drop_label", Labels: []string{"user_id", "session"}},
+			All:    SeriesLimit{MaxSeries: 4, Action: "refuse", Labels: []string{}},
+		},
+		Writer: Writer{LabelCacheBytes: 32 * MiB, ReadAheadBytes: 4 * MiB, FreshFirst: FreshFirst{Endpoints: []string{"one"}, After: model.Duration(time.Minute), BacklogShare: 0.25}},
 	}
 	if diff := cmp.Diff(want, c.Millrace); diff != "" {
 		t.Errorf("millrace block (-want +got):\n%s", diff)
@@ -225,14 +231,18 @@ func TestEmptyFileIsAllDefaults(t *testing.T) {
 
 func TestDefaultsFollowOtherSettings(t *testing.T) {
 	c := mustLoadText(t, "millrace:\n  nats: {url: 'nats://a:4222'}\n  streams: {frames: {max_age: 2h}}\n")
-	if got := c.Millrace.Streams.Partitions; got != 16 {
+	if got := c.Millrace.NewPartitions(); got != 16 {
 		t.Errorf("partitions with nats.url = %d, want 16", got)
 	}
 	if got := c.Millrace.Streams.Dictionaries.MaxAge; got != model.Duration(6*time.Hour) {
 		t.Errorf("dictionaries.max_age = %s, want 6h", got)
 	}
-	if got := DefaultMillrace().Streams.Partitions; got != 4 {
-		t.Errorf("partitions embedded = %d, want 4", got)
+	m := DefaultMillrace()
+	if got := m.NewPartitions(); got != 2 {
+		t.Errorf("partitions embedded = %d, want 2", got)
+	}
+	if m.Streams.Partitions = 9; m.NewPartitions() != 9 {
+		t.Errorf("partitions = %d, want 9", m.NewPartitions())
 	}
 }
 
@@ -246,7 +256,7 @@ func TestOverrideCountsBeforeDefaultsAndValidation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := c.Millrace.Streams.Partitions; got != 16 {
+	if got := c.Millrace.NewPartitions(); got != 16 {
 		t.Errorf("partitions = %d, want 16", got)
 	}
 }

@@ -104,6 +104,10 @@ func (d *decoder) mapping(p pair, into reflect.Value, path string) {
 func (d *decoder) scalar(p pair, into reflect.Value, path string) {
 	node := resolve(p.value)
 	want := describeType(into.Interface())
+	if _, list := into.Interface().([]string); list {
+		d.words(node, into, path)
+		return
+	}
 	if node.Kind != yaml.ScalarNode {
 		d.fail(path, "want "+want+", have "+describeKind(node), "write it behind the colon")
 		return
@@ -116,6 +120,23 @@ func (d *decoder) scalar(p pair, into reflect.Value, path string) {
 		}
 		d.fail(path, "want "+want+", have "+have, "correct the value")
 	}
+}
+
+// words reads a list of texts.
+func (d *decoder) words(node *yaml.Node, into reflect.Value, path string) {
+	if node.Kind != yaml.SequenceNode {
+		d.fail(path, "want a list, have "+describeKind(node), "write it as [one, two]")
+		return
+	}
+	list := []string{}
+	for _, item := range node.Content {
+		if item = resolve(item); item.Kind != yaml.ScalarNode || isNull(item) {
+			d.fail(path, "want texts in the list, have "+describeKind(item), "write it as [one, two]")
+			return
+		}
+		list = append(list, item.Value)
+	}
+	into.Set(reflect.ValueOf(list))
 }
 
 func (d *decoder) unknown(line int, path, key string, fields []yamlField) *Error {

@@ -23,9 +23,13 @@ type Endpoint struct {
 	RetryOn429 bool
 	// ExternalLabels are added to each series, environment variables replaced.
 	ExternalLabels labels.Labels
-	// RemoteWriteConfig is the item as Prometheus parsed it.
+	// RemoteWriteConfig is the item as Prometheus parsed it, but that QueueConfig.MaxSamplesPerSend is 10,000 unless it is written.
 	*promconfig.RemoteWriteConfig
 }
+
+// samplesPerSend is how many samples a request has at most, unless the file says it. Prometheus, which has up to 50 requests under way, has 2,000 in each; here there is
+// one for each partition, and few are to be enough for an endpoint far away. It is what vmagent takes (-remoteWrite.maxRowsPerBlock).
+const samplesPerSend = 10_000
 
 // endpoints makes the endpoints of a parsed configuration.
 func (d *document) endpoints(cfg *promconfig.Config) ([]Endpoint, Errors) {
@@ -38,6 +42,9 @@ func (d *document) endpoints(cfg *promconfig.Config) ([]Endpoint, Errors) {
 		if i < len(nodes) {
 			explicit := lookup(nodes[i], "queue_config", "retry_on_http_429")
 			retry = isNull(explicit.value) || rw.QueueConfig.RetryOnRateLimit
+			if isNull(lookup(nodes[i], "queue_config", "max_samples_per_send").value) {
+				rw.QueueConfig.MaxSamplesPerSend = samplesPerSend
+			}
 		}
 		if (rw.URL.Scheme != "http" && rw.URL.Scheme != "https") || rw.URL.Hostname() == "" {
 			p := d.at("remote_write", i)

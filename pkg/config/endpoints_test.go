@@ -84,6 +84,18 @@ func TestEndpointNameSurvivesChangesOfAuthAndRules(t *testing.T) {
 	}
 }
 
+func TestRequestsAreLargeUnlessWritten(t *testing.T) {
+	for queue, want := range map[string]int{"{}": 10_000, "{max_shards: 3}": 10_000, "{max_samples_per_send: 2000}": 2000, "*base": 7} {
+		text := fmt.Sprintf("remote_write:\n  - {url: http://a/w, queue_config: &base {max_samples_per_send: 7}}\n  - {url: http://b/w, queue_config: %s}\n", queue)
+		if got := mustLoadText(t, text).Endpoints[1].QueueConfig.MaxSamplesPerSend; got != want {
+			t.Errorf("queue_config: %s: %d samples in a request, want %d", queue, got, want)
+		}
+	}
+	if got := mustLoadText(t, "remote_write:\n  - url: http://a/w\n").Endpoints[0].QueueConfig.MaxSamplesPerSend; got != 10_000 {
+		t.Errorf("without a queue_config: %d samples in a request", got)
+	}
+}
+
 func TestRetryOn429IsTrueUnlessRefused(t *testing.T) {
 	cases := map[string]bool{
 		"{}": true, "{max_shards: 3}": true, "{retry_on_http_429: true}": true,

@@ -62,7 +62,7 @@ func TestErrorsOfKeys(t *testing.T) {
 			"millrace.streams.frames, millrace.streams.deltas, millrace.streams.dictionaries, millrace.streams.rejected"},
 		{"near miss elsewhere", "millrace:\n  lingr: 1s\n", "c.yml:2: millrace.lingr: unknown key: did you mean linger:? it belongs under millrace.scraper, millrace.ingest"},
 		{"Prometheus's section in the block", "millrace:\n  remote_write: []\n", "c.yml:2: millrace.remote_write: unknown key: it belongs at the top level of the file"},
-		{"unknown in the block", "millrace:\n  xyzzy: 1\n", "c.yml:2: millrace.xyzzy: unknown key: the keys here are nats, streams, fleet, scraper, ingest, writer"},
+		{"unknown in the block", "millrace:\n  xyzzy: 1\n", "c.yml:2: millrace.xyzzy: unknown key: the keys here are nats, streams, fleet, scraper, ingest, cardinality, writer"},
 		{"twice in the block", "millrace:\n  nats: {prefix: a,\n    prefix: b}\n", "c.yml:3: millrace.nats.prefix: is there twice: keep one"},
 		{"twice at the top", "global: {}\nglobal: {}\n", "c.yml:2: global: is there twice: keep one"},
 		{"unknown of Prometheus", "scrape_configs:\n  - job_name: a\n    scrape_intervall: 5s\n", "c.yml:3: scrape_configs[0].scrape_intervall: unknown key: did you mean scrape_interval:?"},
@@ -121,7 +121,7 @@ func TestErrorsOfBlockValues(t *testing.T) {
 	const streams, nats, cluster = "millrace:\n  streams: ", "millrace:\n  nats: ", "millrace:\n  nats:\n    url: nats://a:4222\n    "
 	const ingest = "millrace: {ingest: "
 	cases := []struct{ name, text, want string }{
-		{"list", "millrace: []\n", "c.yml:1: millrace: want keys below it, have a list: the keys are nats, streams, fleet, scraper, ingest, writer"},
+		{"list", "millrace: []\n", "c.yml:1: millrace: want keys below it, have a list: the keys are nats, streams, fleet, scraper, ingest, cardinality, writer"},
 		{"value", nats + "nats://a\n", "c.yml:2: millrace.nats: want keys below it, have a single value: the keys are url, prefix, credentials_file, nkey_seed_file, username, password, password_file, tls, embedded"},
 		{"list for a value", nats + "{prefix: [a]}\n", "c.yml:2: millrace.nats.prefix: want text, have a list: write it behind the colon"},
 		{"number", streams + "{partitions: four}\n", `c.yml:2: millrace.streams.partitions: want a whole number, have "four": correct the value`},
@@ -163,6 +163,12 @@ func TestErrorsOfBlockValues(t *testing.T) {
 		{"linger", "millrace: {scraper: {linger: 11s}}\n", "c.yml:1: millrace.scraper.linger: is 11s: choose a duration above 0 and at most 10s"},
 		{"batch", "millrace: {scraper: {max_batch_bytes: 1MiB}}\n", "c.yml:1: millrace.scraper.max_batch_bytes: is 1MiB: choose a size from 16KiB to 900KiB"},
 		{"read ahead", "millrace: {writer: {read_ahead_bytes: 1}}\n", "c.yml:1: millrace.writer.read_ahead_bytes: is 1: choose a size from 1MiB to 1024PiB"},
+		{"fresh after", "millrace: {writer: {fresh_first: {after: 0s}}}\n", "c.yml:1: millrace.writer.fresh_first.after: is 0s: choose a duration from 1s to 1w"},
+		{"share of a backlog", "millrace: {writer: {fresh_first: {backlog_share: 50}}}\n", "c.yml:1: millrace.writer.fresh_first.backlog_share: is 50: choose a number from 0.01 to 1"},
+		{"fresh first for nobody", "millrace: {writer: {fresh_first: {endpoints: [a]}}}\n",
+			`c.yml:1: millrace.writer.fresh_first.endpoints: has "a", which no remote_write item is named: add one, or remove it: there is none`},
+		{"fresh first for an unknown endpoint", "remote_write: [{name: b, url: 'http://h/w'}]\nmillrace: {writer: {fresh_first: {endpoints: [a]}}}\n",
+			`c.yml:2: millrace.writer.fresh_first.endpoints: has "a", which no remote_write item is named: choose from b`},
 		{"prefix", nats + "{prefix: a.b}\n", `c.yml:2: millrace.nats.prefix: is "a.b": use 1 to 32 letters, digits, _ and -`},
 		{"URL", nats + "{url: 'a:4222'}\n", `c.yml:2: millrace.nats.url: is no URL with a scheme and a host: write nats://host:4222, several comma separated`},
 		{"scheme", nats + "{url: 'nats://a,http://b'}\n", `c.yml:2: millrace.nats.url: URL 2 has the unknown scheme "http": write nats://host:4222, several comma separated`},

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,8 @@ type Millrace struct {
 	Scraper Scraper `yaml:"scraper"`
 	// Ingest says who may push what.
 	Ingest Ingest `yaml:"ingest"`
+	// Cardinality limits the series that are active at a time.
+	Cardinality Cardinality `yaml:"cardinality"`
 	// Writer bounds the memory that sending takes.
 	Writer Writer `yaml:"writer"`
 }
@@ -77,8 +80,8 @@ type Embedded struct {
 
 // Streams says how the streams are cut up, replicated and how long they keep what they hold.
 type Streams struct {
-	// Partitions is the number of partitions, 1 to 1024; it is fixed when the streams are made. Default (0): 4 with the
-	// embedded server, 16 with nats.url.
+	// Partitions is the number of partitions, 1 to 1024; it is fixed when the streams are made. 0 (the default): what the streams have,
+	// and for new ones what [Millrace.NewPartitions] says.
 	Partitions int `yaml:"partitions"`
 	// Replicas is the number of NATS nodes that hold each stream: 1, 3 or 5; 1 with the embedded server. Default 1.
 	Replicas int `yaml:"replicas"`
@@ -141,10 +144,47 @@ type Writer struct {
 	// ReadAheadBytes is how many bytes of batches are read ahead for one endpoint and partition at most; all together
 	// hold at most this times the endpoints times the partitions that this process owns. At least 1MiB. Default 1MiB.
 	ReadAheadBytes ByteSize `yaml:"read_ahead_bytes"`
+	// FreshFirst says which endpoints get new samples before a backlog.
+	FreshFirst FreshFirst `yaml:"fresh_first"`
+}
+
+// FreshFirst lets new samples go out at once after an outage, and the backlog beside them. It is for endpoints that take samples out of order.
+type FreshFirst struct {
+	// Endpoints are the names of remote_write items. Empty (the default): every endpoint gets its samples in strict order.
+	Endpoints []string `yaml:"endpoints"`
+	// After is how long samples wait in the stream before newer ones pass them; 1s to 1w. Default 30s.
+	After model.Duration `yaml:"after"`
+	// BacklogShare is the most of its time that a partition spends on sending the backlog of an endpoint; 0.01 to 1, where 1 is no bound. Default 0.5.
+	BacklogShare float64 `yaml:"backlog_share"`
+}
+
+// Has tells whether an endpoint gets new samples before a backlog, by the name that its item has in the file, or where it has none by that which it was given.
+func (f *FreshFirst) Has(e Endpoint) bool {
+	return slices.Contains(f.Endpoints, e.Name) || e.RemoteWriteConfig.Name != "" && slices.Contains(f.Endpoints, e.RemoteWriteConfig.Name)
+}
+
+// validateFreshFirst checks names against the items of remote_write.
+func (d *decoder) validateFreshFirst(f *FreshFirst, endpoints []Endpoint) {
+	names := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		if names[i] = e.RemoteWriteConfig.Name; names[i] == "" {
+			names[i] = e.Name
+		}
+	}
+	for _, name := range f.Endpoints {
+		if slices.ContainsFunc(endpoints, func(e Endpoint) bool { return e.Name == name || e.RemoteWriteConfig.Name == name }) {
+			continue
+		}
+		remedy := "add one, or remove it: there is none"
+		if len(names) > 0 {
+			remedy = "choose from " + strings.Join(names, ", ")
+		}
+		d.fail("millrace.writer.fresh_first.endpoints", fmt.Sprintf("has %q, which no remote_write item is named", name), remedy)
+	}
 }
 
 const (
-	defaultPartitionsEmbedded = 4
+	defaultPartitionsEmbedded = 2
 	defaultPartitionsCluster  = 16
 	defaultDictionaryAges     = 3 // dictionaries.max_age in frames.max_age or deltas.max_age
 	leastDictionaryAges       = 2
@@ -179,19 +219,14 @@ func baseMillrace() Millrace {
 			MaxPendingBytes: 64 * MiB,
 			MaxBodyBytes:    100 * MiB,
 		},
-		Ingest: baseIngest(),
-		Writer: Writer{LabelCacheBytes: 128 * MiB, ReadAheadBytes: MiB},
+		Ingest:      baseIngest(),
+		Cardinality: baseCardinality(),
+		Writer:      Writer{LabelCacheBytes: 128 * MiB, ReadAheadBytes: 2 * MiB, FreshFirst: FreshFirst{Endpoints: []string{}, After: model.Duration(30 * time.Second), BacklogShare: 0.5}},
 	}
 }
 
 // fillDefaults sets what is still zero and whose default follows from other settings.
 func (m *Millrace) fillDefaults() {
-	if m.Streams.Partitions == 0 {
-		m.Streams.Partitions = defaultPartitionsCluster
-		if m.NATS.IsEmbedded() {
-			m.Streams.Partitions = defaultPartitionsEmbedded
-		}
-	}
 	if m.Streams.Deltas.MaxAge == 0 {
 		m.Streams.Deltas.MaxAge = m.Streams.Frames.MaxAge
 	}
@@ -199,6 +234,18 @@ func (m *Millrace) fillDefaults() {
 		age := min(max(m.Streams.Frames.MaxAge, m.Streams.Deltas.MaxAge), maxRetentionAge)
 		m.Streams.Dictionaries.MaxAge = defaultDictionaryAges * age
 	}
+}
+
+// NewPartitions returns how many partitions streams are made with: 2 with the embedded server, where each has a message of its own each time, and 16
+// in a cluster, where they are shared out, unless another number is set.
+func (m *Millrace) NewPartitions() int {
+	switch {
+	case m.Streams.Partitions != 0:
+		return m.Streams.Partitions
+	case m.NATS.IsEmbedded():
+		return defaultPartitionsEmbedded
+	}
+	return defaultPartitionsCluster
 }
 
 // setDirectory makes the block's relative file names relative to dir.

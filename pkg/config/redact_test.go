@@ -12,7 +12,7 @@ func TestRedactedShowsNoSecretAndAllElse(t *testing.T) {
 	for path, want := range map[string][]string{
 		"testdata/agent.yml": {
 			"job_name: names", "X-Scope-OrgID: tenant-1", "X-Api-Key: <secret>", "password: <secret>",
-			"partitions: 4", "max_age: 3d", "sync: always", "linger: 500ms", "max_bytes: 10GiB",
+			"partitions: 0", "max_age: 3d", "sync: always", "linger: 500ms", "max_bytes: 10GiB",
 		},
 		"testdata/millrace.yml": {"username: millrace", "password: <secret>", "partitions: 32", "sync: 2s"},
 	} {

@@ -32,6 +32,7 @@ func (d *decoder) validate(m *Millrace) {
 	d.validateStreams(m)
 	d.validateFleet(m)
 	d.validateIngest(&m.Ingest)
+	d.validateCardinality(&m.Cardinality)
 	const scraper, writer = "millrace.scraper.", "millrace.writer."
 	if m.Scraper.Linger <= 0 || m.Scraper.Linger > maxLinger {
 		d.fail(scraper+"linger", "is "+m.Scraper.Linger.String(), "choose a duration above 0 and at most 10s")
@@ -41,6 +42,11 @@ func (d *decoder) validate(m *Millrace) {
 	d.sizeBetween(scraper+"max_body_bytes", m.Scraper.MaxBodyBytes, 64*KiB, maxByteSize)
 	d.sizeBetween(writer+"label_cache_bytes", m.Writer.LabelCacheBytes, MiB, maxByteSize)
 	d.sizeBetween(writer+"read_ahead_bytes", m.Writer.ReadAheadBytes, MiB, maxByteSize)
+	fresh := &m.Writer.FreshFirst
+	d.durationBetween(writer+"fresh_first.after", fresh.After, model.Duration(time.Second), model.Duration(7*24*time.Hour))
+	if !(fresh.BacklogShare >= 0.01 && fresh.BacklogShare <= 1) {
+		d.fail(writer+"fresh_first.backlog_share", fmt.Sprintf("is %v", fresh.BacklogShare), "choose a number from 0.01 to 1")
+	}
 }
 
 func (d *decoder) sizeBetween(path string, size, least, most ByteSize) {
@@ -156,7 +162,7 @@ func (d *decoder) validateFleet(m *Millrace) {
 func (d *decoder) validateStreams(m *Millrace) {
 	const path = "millrace.streams."
 	s := &m.Streams
-	if s.Partitions < 1 || s.Partitions > maxPartitions {
+	if s.Partitions < 0 || s.Partitions > maxPartitions {
 		d.fail(path+"partitions", fmt.Sprintf("is %d", s.Partitions),
 			fmt.Sprintf("choose 1 to %d, or 0 for the default", maxPartitions))
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace/millrace/pkg/stream"
@@ -42,6 +43,9 @@ func (f *Fleet) Claim(service string, shares int, h Holder) *Claim {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.claims[service] = c
+	for _, counter := range []*prometheus.CounterVec{f.metrics.taken, f.metrics.given, f.metrics.lost} {
+		counter.WithLabelValues(service) // one that begins at 0 lets queries see the first
+	}
 	return c
 }
 

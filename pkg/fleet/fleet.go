@@ -226,7 +226,7 @@ func (f *Fleet) readMember(into map[string]Member, e jetstream.KeyValueEntry) {
 		f.log.Warn("Ignoring a member that cannot be read", "member", e.Key(), "err", err)
 		return
 	}
-	m.revision = e.Revision()
+	m.revision, m.Seen = e.Revision(), e.Created()
 	into[e.Key()] = m
 }
 
@@ -265,6 +265,9 @@ func (f *Fleet) memberChanged(e jetstream.KeyValueEntry) {
 	case is && !was:
 		f.log.Info("A member has come", "member", now.ID, "host", now.Host, "services", strings.Join(now.Services, ","))
 	case was && !is:
+		if e.Operation() == jetstream.KeyValuePurge {
+			f.metrics.expired.Inc()
+		}
 		f.log.Info("A member has gone", "member", before.ID, "host", before.Host, "services", strings.Join(before.Services, ","))
 	case is && now.ConfigHash == before.ConfigHash:
 		return // a sign of life
@@ -294,6 +297,7 @@ func (f *Fleet) settleDoubts() {
 	}
 	f.mu.Unlock()
 	for _, m := range gone {
+		f.metrics.expired.Inc()
 		f.log.Info("A member has gone", "member", m.ID, "host", m.Host, "services", strings.Join(m.Services, ","))
 	}
 	if len(gone) > 0 {
@@ -379,6 +383,7 @@ func (f *Fleet) paused(pause time.Duration) {
 // lookAround asks the neighbours again and again whether they are there, and removes those of whom NATS says that they are not.
 func (f *Fleet) lookAround(ctx context.Context, members jetstream.KeyValue) {
 	missed := map[string]int{} // pings in a row that nobody has received, by member
+	checked := map[string]time.Time{}
 	tick := time.NewTicker(pingEvery)
 	defer tick.Stop()
 	for {
@@ -394,6 +399,7 @@ func (f *Fleet) lookAround(ctx context.Context, members jetstream.KeyValue) {
 				f.remove(ctx, members, id)
 			}
 		}
+		f.recheck(ctx, members, checked)
 		select {
 		case <-ctx.Done():
 			return

@@ -258,6 +258,22 @@ func TestASilentMemberIsGivenUpWhenItsTimeIsOver(t *testing.T) {
 	eventually(t, "the second member", func() bool { return len(a.Members()) == 2 })
 	eventually(t, "its end", func() bool { return len(a.Members()) == 1 })
 	w.settled("a")
+	if n := testutil.ToFloat64(a.metrics.expired); n != 1 {
+		t.Errorf("%v members are counted as expired", n)
+	}
+}
+
+// TestAMemberThatHasGoneWithoutWordIsForgotten has a fleet know a member whose end its watcher was not told.
+func TestAMemberThatHasGoneWithoutWordIsForgotten(t *testing.T) {
+	w := newWorld(t, time.Second)
+	a := w.join("a")
+	w.settled("a")
+	a.Fleet.mu.Lock()
+	a.Fleet.members["b"] = Member{ID: "b", Services: []string{service}, Seen: time.Now(), revision: 1}
+	a.Fleet.mu.Unlock()
+	eventually(t, "its end", func() bool { return len(a.Members()) == 1 })
+	w.join("c")
+	w.settled("a", "c")
 }
 
 // entry is an update of a bucket.

@@ -25,6 +25,8 @@ type Member struct {
 	ConfigHash string `msgpack:"config"`
 	// Started is when the process started.
 	Started time.Time `msgpack:"started"`
+	// Seen is when its entry was last written, by the clock of NATS.
+	Seen time.Time `msgpack:"-"`
 
 	revision uint64 // of its entry
 }

@@ -2,7 +2,9 @@ package frame
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -36,6 +38,7 @@ type Header struct {
 // BatchWriter gathers encoded frames into one message. The zero value is ready to use; it is not safe for concurrent use.
 type BatchWriter struct {
 	raw    []byte
+	sealed []byte
 	header Header
 }
 
@@ -58,10 +61,10 @@ func (w *BatchWriter) Size() int { return len(w.raw) }
 // Header returns the header of what was gathered so far; First is not known yet.
 func (w *BatchWriter) Header() Header { return w.header }
 
-// Seal returns the batch as a message of its own memory and empties the writer. first is [Header.First].
+// Seal returns the batch as a message and empties the writer. first is [Header.First]. The message is the caller's until the next Seal.
 func (w *BatchWriter) Seal(first uint64) []byte {
 	w.header.First = first
-	b := make([]byte, 0, 64+len(w.raw)/2)
+	b := slices.Grow(w.sealed[:0], sealedRoom+len(w.raw)) // what does not compress needs more than half of it
 	b = append(b, batchVersion, codecZstd)
 	b = binary.AppendUvarint(b, uint64(w.header.Frames))
 	b = binary.AppendUvarint(b, uint64(w.header.Samples))
@@ -70,12 +73,15 @@ func (w *BatchWriter) Seal(first uint64) []byte {
 	b = binary.AppendUvarint(b, uint64(w.header.MaxTime-w.header.MinTime))
 	b = binary.AppendUvarint(b, uint64(len(w.raw)))
 	b = compress(b, w.raw)
-	if cap(w.raw) > 2<<20 {
-		w.raw = nil // one huge scrape must not keep its memory for ever
+	if w.sealed = b; cap(w.raw)+cap(b) > 4<<20 {
+		w.raw, w.sealed = nil, nil // one huge scrape must not keep its memory for ever
 	}
 	w.raw, w.header = w.raw[:0], Header{}
 	return b
 }
+
+// sealedRoom is what a message has beside its frames at most, in bytes.
+const sealedRoom = 128
 
 // Batch is an opened batch.
 type Batch struct {
@@ -147,6 +153,30 @@ func (b *Batch) Next(f *Frame) (bool, error) {
 		return false, fmt.Errorf("decoding a frame: %w", err)
 	}
 	return true, nil
+}
+
+// Each decodes all frames of a message into f, one after the other, and calls visit with each. Frames, and a message, that are corrupt are left out: the writer says so. buf is reused as in [OpenBatch], and
+// what is returned of it is for the next call. It ends with the first error of visit.
+func Each(msg, buf []byte, f *Frame, visit func(*Frame) error) ([]byte, error) {
+	batch, err := OpenBatch(msg, buf)
+	if errors.Is(err, ErrCorrupt) {
+		return buf, nil
+	}
+	if err != nil {
+		return buf, err
+	}
+	for {
+		ok, err := batch.Next(f)
+		if errors.Is(err, ErrCorrupt) {
+			continue
+		}
+		if err != nil || !ok {
+			return batch.Buffer(), err
+		}
+		if err := visit(f); err != nil {
+			return batch.Buffer(), err
+		}
+	}
 }
 
 // Buffer returns the batch's memory for the next [OpenBatch]. The batch is not to be used afterwards; frames decoded from it may be.

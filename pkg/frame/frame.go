@@ -77,6 +77,21 @@ type Section struct {
 	Exemplars []Exemplar
 }
 
+// At returns of the float sample at k which series it is of, and its timestamp and start timestamp, in the frame that has the section.
+func (s *Section) At(f *Frame, k int) (series uint32, time, start int64) {
+	series, time = uint32(k), f.Time
+	if s.Present != nil {
+		series = s.Present[k]
+	}
+	if len(s.Times) > 0 {
+		time = s.Times[k]
+	}
+	if len(s.Starts) > 0 {
+		start = s.Starts[k]
+	}
+	return series, time, start
+}
+
 // Histogram is a native histogram sample.
 type Histogram struct {
 	// Index is the series' place in the dictionary.

@@ -37,10 +37,10 @@ func (p *publisher) announceAll(ctx context.Context, u *Unit) error {
 }
 
 // announce makes sure that the stream holds a dictionary, and will for longer than the frames that refer to it: it is published when the
-// stream does not have it, and again when half of its time is over. Where the batch has frames, it fails when they may not wait any longer.
+// stream does not have it, and again when half of its time is over or whoever limits series wants to hear of it. Where the batch has frames, it fails when they may not wait any longer.
 func (p *publisher) announce(ctx context.Context, d *Dict, now time.Time) error {
-	at, ok := p.known[d.ID]
-	if ok && now.Sub(at) < p.cfg.DictAge/2 {
+	have, ok := p.known[d.ID]
+	if ok && now.Sub(have.at) < p.cfg.AnnounceEvery {
 		return nil
 	}
 	if p.batch.Size() > 0 {
@@ -52,28 +52,39 @@ func (p *publisher) announce(ctx context.Context, d *Dict, now time.Time) error 
 	subject := conn.Dict(p.partition, d.ID)
 	if !ok {
 		msg, err := conn.Last(ctx, stream.Dicts, subject)
-		if err == nil && time.Since(msg.Time) < p.cfg.DictAge/2 {
-			p.known[d.ID] = msg.Time
+		if err == nil {
+			have.first = stream.FirstAnnounced(msg)
+		}
+		if err == nil && time.Since(msg.Time) < p.cfg.AnnounceEvery {
+			p.known[d.ID] = announced{msg.Time, have.first}
 			return nil
 		}
 	}
-	if _, err := conn.Publish(ctx, &nats.Msg{Subject: subject, Data: d.Msg}, p.wait); err != nil {
+	msg := &nats.Msg{Subject: subject, Data: d.Msg}
+	stream.SetFirstAnnounced(msg, have.first)
+	if _, err := conn.Publish(ctx, msg, p.wait); err != nil {
 		return fmt.Errorf("publishing a dictionary: %w", err)
 	}
 	p.waiting.Store(nil)
 	p.metrics.dictionaries.Inc()
-	p.known[d.ID] = time.Now()
+	if have.at = time.Now(); have.first.IsZero() {
+		have.first = have.at
+	}
+	p.known[d.ID] = have
 	p.forget()
 	return nil
 }
+
+// announced says when a dictionary was published last, and when for the first time.
+type announced struct{ at, first time.Time }
 
 // forget drops dictionaries from known that would be announced again anyway. The map stays as small as what is in use.
 func (p *publisher) forget() {
 	if len(p.known) < 1024 || len(p.known)&(len(p.known)-1) != 0 {
 		return
 	}
-	for id, at := range p.known {
-		if time.Since(at) >= p.cfg.DictAge/2 {
+	for id, have := range p.known {
+		if time.Since(have.at) >= p.cfg.AnnounceEvery {
 			delete(p.known, id)
 		}
 	}

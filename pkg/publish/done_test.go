@@ -256,7 +256,7 @@ func TestStoppingWhileTheStreamIsAwayDropsWhatIsHeld(t *testing.T) {
 	}
 	r.offer(0, r.named("on its way", r.unit(2, 10)))
 	eventually(t, "it waits", func() bool {
-		return len(r.Waiting()) == 1 && strings.Contains(r.Waiting()[0], "partition 0 waits for the stream")
+		return len(r.Waiting()) == 1 && strings.Contains(r.Waiting()[0], "partition 0 waits for the stream") && r.value("millrace_publisher_waiting_partitions") == 1
 	})
 	r.offer(0, r.named("in the mailbox", r.unit(3, 12)), r.named("barrier", &Unit{}))
 	stop()

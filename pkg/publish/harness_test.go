@@ -1,7 +1,6 @@
 package publish
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/logtest"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
@@ -28,29 +28,11 @@ const patience = 60 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // rig is what publishes under test, and the service that offers to it.
 type rig struct {
 	*Publishers
 	t      testing.TB
-	log    *logBuffer
+	log    *logtest.Buffer
 	reg    *prometheus.Registry
 	budget *Budget
 	linger time.Duration // of its units
@@ -67,7 +49,7 @@ type told struct {
 // newRig returns publishers that do not run yet.
 func newRig(t testing.TB, conn *stream.Conn, change ...func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, log: &logBuffer{}, reg: prometheus.NewPedanticRegistry(), budget: NewBudget(64 << 20), linger: 20 * time.Millisecond, told: make(chan told, 100)}
+	r := &rig{t: t, log: &logtest.Buffer{}, reg: prometheus.NewPedanticRegistry(), budget: NewBudget(64 << 20), linger: 20 * time.Millisecond, told: make(chan told, 100)}
 	logger := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg := Config{
 		Conn: conn, Partitions: 2, Subject: conn.Frames, Stream: stream.Frames, MaxBatchBytes: 256 << 10, DictAge: time.Hour, Name: "frames",
@@ -190,7 +172,8 @@ func (r *rig) value(name string) float64 {
 	}
 	for _, f := range families {
 		if f.GetName() == name {
-			return f.GetMetric()[0].GetCounter().GetValue()
+			m := f.GetMetric()[0]
+			return m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
 	r.t.Fatalf("there is no metric %s", name)

@@ -43,7 +43,7 @@ type publisher struct {
 	sealed   []byte    // a message that is not acknowledged yet; batch is empty meanwhile
 	header   frame.Header
 	next     uint64 // samples published to the partition so far
-	known    map[frame.DictID]time.Time
+	known    map[frame.DictID]announced
 	started  bool // next is known
 	drained  bool
 
@@ -54,7 +54,7 @@ type publisher struct {
 func newPublisher(p *Publishers, partition int) *publisher {
 	return &publisher{
 		Publishers: p, partition: partition, log: p.cfg.Logger.With("partition", partition), mailbox: actor.NewMailbox[*Unit](queueLength),
-		ended: make(chan struct{}), wake: make(chan struct{}, 1), known: map[frame.DictID]time.Time{}, storedAt: time.Now(),
+		ended: make(chan struct{}), wake: make(chan struct{}, 1), known: map[frame.DictID]announced{}, storedAt: time.Now(),
 	}
 }
 

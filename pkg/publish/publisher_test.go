@@ -223,12 +223,19 @@ func TestDictionariesComeBeforeTheirFrames(t *testing.T) {
 
 	// A third one remembers one that has half its time behind it.
 	r = newRig(t, conn)
-	r.list[0].known[dictionary(t, 10).ID] = time.Now().Add(-r.cfg.DictAge/2 - time.Second)
+	r.list[0].known[dictionary(t, 10).ID] = announced{at: time.Now().Add(-r.cfg.DictAge/2 - time.Second), first: time.UnixMilli(5000)}
 	r.run()
 	r.offer(0, r.unit(5, 10))
 	expect("a dictionary that is getting old", "dicts", "frames")
 	r.offer(0, r.unit(6, 10))
 	expect("a dictionary that was announced again", "frames")
+	msg, err := conn.Last(t.Context(), stream.Dicts, conn.Dict(0, dictionary(t, 10).ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first := stream.FirstAnnounced(msg); first.UnixMilli() != 5000 {
+		t.Errorf("the stream tells that the dictionary was announced first at %s", first)
+	}
 }
 
 // TestFramesDoNotWaitForDictionariesOfOthers has a unit with a new dictionary follow one with a known one while the stream of dictionaries is away.
@@ -320,9 +327,9 @@ func TestOldDictionariesAreForgotten(t *testing.T) {
 	r := newRig(t, streamtest.New(t, 2))
 	p := r.list[0]
 	for i := range 1023 {
-		p.known[frame.DictID{byte(i), byte(i >> 8)}] = time.Now().Add(-r.cfg.DictAge)
+		p.known[frame.DictID{byte(i), byte(i >> 8)}] = announced{at: time.Now().Add(-r.cfg.DictAge)}
 	}
-	p.known[frame.DictID{15: 1}] = time.Now()
+	p.known[frame.DictID{15: 1}] = announced{at: time.Now()}
 	p.forget()
 	if len(p.known) != 1 {
 		t.Errorf("%d dictionaries are known, want the one that is not old", len(p.known))

@@ -34,6 +34,8 @@ type Config struct {
 	MaxBatchBytes int
 	// DictAge is how long the stream keeps dictionaries.
 	DictAge time.Duration
+	// AnnounceEvery is how often a dictionary that is in use is published again; default and most: half of DictAge.
+	AnnounceEvery time.Duration
 	// Name tells these publishers from others of the process: in the names of the actors, and as the label stream of the metrics.
 	Name string
 	// Logger and Registerer receive log lines and metrics. Publishers with different names may share a registry.
@@ -53,10 +55,17 @@ type Publishers struct {
 
 // New returns publishers. system is where their actors' log and metrics go.
 func New(cfg Config, system *actor.System) *Publishers {
+	if half := cfg.DictAge / 2; cfg.AnnounceEvery <= 0 || cfg.AnnounceEvery > half {
+		cfg.AnnounceEvery = half
+	}
 	p := &Publishers{cfg: cfg, system: system, metrics: newMetrics(cfg.Name, cfg.Registerer), began: time.Now()}
 	for n := range cfg.Partitions {
 		p.list = append(p.list, newPublisher(p, n))
 	}
+	cfg.Registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "millrace", Subsystem: "publisher", Name: "waiting_partitions", Help: "Partitions whose publisher waits because the stream does not take its messages.",
+		ConstLabels: prometheus.Labels{"stream": cfg.Name},
+	}, func() float64 { return float64(len(p.Waiting())) }))
 	return p
 }
 

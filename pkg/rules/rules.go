@@ -18,12 +18,17 @@ type Rules struct {
 	External labels.Labels
 	// Relabel are the endpoint's write_relabel_configs, applied after that.
 	Relabel []*relabel.Config
+	// Limits names the limits on series that hold before that; "" for none.
+	Limits string
 }
 
 // Hash returns 16 hexadecimal digits that name what the rules do. Equal rules have equal hashes in every process.
 func (r *Rules) Hash() (string, error) {
 	h := sha256.New()
 	r.External.Range(func(l labels.Label) { fmt.Fprintf(h, "%q=%q\n", l.Name, l.Value) })
+	if r.Limits != "" {
+		fmt.Fprintf(h, "limits %s\n", r.Limits)
+	}
 	for _, c := range r.Relabel {
 		b, err := yaml.Marshal(c)
 		if err != nil {
@@ -35,12 +40,14 @@ func (r *Rules) Hash() (string, error) {
 }
 
 // Apply returns the series as the endpoint gets them, in the same order, and how many the rules have made larger than
-// [frame.MaxLabelSetBytes]. Those, and the ones that the rules drop, have no labels.
+// [frame.MaxLabelSetBytes]. Those, and the ones that the rules drop, have no labels. Series without labels stay so: limits have refused them.
 func (r *Rules) Apply(series []frame.Series) (out []frame.Series, tooLarge int) {
 	out = make([]frame.Series, len(series))
 	b := labels.NewBuilder(labels.EmptyLabels())
 	for i := range series {
-		out[i] = series[i]
+		if out[i] = series[i]; series[i].Labels.IsEmpty() {
+			continue
+		}
 		b.Reset(series[i].Labels)
 		r.External.Range(func(l labels.Label) {
 			if b.Get(l.Name) == "" {

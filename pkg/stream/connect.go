@@ -34,6 +34,8 @@ type Config struct {
 	Client string
 	// Inbox begins the subjects on which answers come, so that a user may be allowed to hear its own and no others; empty for _INBOX.
 	Inbox string
+	// Once makes the first failure to connect an error of [Connect] in place of another try.
+	Once bool
 	// Logger receives connects and disconnects.
 	Logger *slog.Logger
 }
@@ -73,6 +75,9 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 		}
 		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) {
 			return nil, fmt.Errorf("connecting to NATS at %s: %w; check --nats.creds and the millrace.nats section: %w", Redact(cfg.URL), ErrAuth, err)
+		}
+		if cfg.Once {
+			return nil, fmt.Errorf("connecting to NATS at %s: %w", Redact(cfg.URL), err)
 		}
 		cfg.Logger.Warn("Cannot reach NATS, trying again", "url", Redact(cfg.URL), "err", err, "next_try", wait)
 		select {

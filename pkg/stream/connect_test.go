@@ -7,10 +7,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/pkg/logtest"
 )
 
 func TestConnectTriesUntilItsContextEnds(t *testing.T) {
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := make(chan error, 1)
 	go func() {
@@ -62,7 +64,7 @@ func TestURLsShowWithoutTheirUsers(t *testing.T) {
 
 func TestConnectionsComeBack(t *testing.T) {
 	o := newOutside(t)
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	c := connect(t, Config{URL: o.url(), Logger: slog.New(slog.NewTextHandler(log, nil))})
 	o.stop()
 	eventually(t, "a log line about the loss", func() bool { return strings.Contains(log.String(), "Lost the connection") })

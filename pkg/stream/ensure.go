@@ -30,6 +30,8 @@ type Layout struct {
 	LeaseTTL time.Duration
 	// Frames, Deltas, Dicts and Rejected say how long messages are kept. Relabelled is kept like Dicts.
 	Frames, Deltas, Dicts, Rejected Keep
+	// Verdicts is whether there are limits on series, whose verdicts are kept like Dicts.
+	Verdicts bool
 }
 
 // Keep bounds a stream. The oldest messages go first.
@@ -117,7 +119,7 @@ func (c *Conn) streams(l Layout) []jetstream.StreamConfig {
 	}
 	targets := config(Targets, Keep{}, true, c.Prefix+".targets.>")
 	targets.AllowMsgTTL = true // a removed target's last message ends by itself
-	return []jetstream.StreamConfig{
+	list := []jetstream.StreamConfig{
 		targets,
 		config(Dicts, l.Dicts, true, c.Prefix+".dicts.>"),
 		config(Relabelled, l.Dicts, true, c.Prefix+".relabelled.>"),
@@ -125,6 +127,10 @@ func (c *Conn) streams(l Layout) []jetstream.StreamConfig {
 		config(Deltas, l.Deltas, false, c.Prefix+".deltas.*"),
 		config(Rejected, l.Rejected, false, c.Prefix+".rejected.>"),
 	}
+	if l.Verdicts {
+		list = append(list, config(Verdicts, Keep{Age: l.Dicts.Age}, false, c.Prefix+".verdicts.*"))
+	}
+	return list
 }
 
 // bucketPrefix begins the names of the streams that are key-value buckets.
@@ -147,7 +153,7 @@ func (c *Conn) buckets(l Layout) []jetstream.StreamConfig {
 		}
 	}
 	return []jetstream.StreamConfig{
-		bucket(positions, 0, 0, false), bucket(Leases, 0, 0, false),
+		bucket(positions, 0, 0, false), bucket(Leases, 0, 0, false), bucket(Replays, 0, 0, false),
 		bucket(Sources, l.Dicts.Age, 0, true),          // only scrapers write it, and they purge
 		bucket(Members, l.LeaseTTL, time.Minute, true), // who follows the bucket learns by a marker, which takes roll-ups, that an entry has expired
 	}
@@ -171,6 +177,22 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 		return fmt.Errorf("updating the stream %s: %w", want.Name, err)
 	}
 	return nil
+}
+
+// Partitions returns the number of partitions of the streams that exist.
+func (c *Conn) Partitions(ctx context.Context) (int, error) {
+	if err := c.checkServer(); err != nil {
+		return 0, err
+	}
+	info, err := c.streamInfo(ctx, Frames)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(info.Config.Metadata[metaPartitions])
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("stream %s has %s=%q, which is no number of partitions", c.Stream(Frames), metaPartitions, info.Config.Metadata[metaPartitions])
+	}
+	return n, nil
 }
 
 // agrees tells whether a stream fits the configuration in what is fixed when it is made.
@@ -200,34 +222,4 @@ func (c *Conn) checkServer() error {
 		return fmt.Errorf("%w: %s is version %s; Millrace needs 2.11 or newer", ErrServer, c.NC.ConnectedUrlRedacted(), v)
 	}
 	return nil
-}
-
-// State is what a stream holds.
-type State struct {
-	// Stream is the stream's name without the prefix.
-	Stream string
-	// Messages and Bytes are what is stored now; Limit is the most bytes, 0 for none.
-	Messages, Bytes, Limit uint64
-	// Age is how long a message is kept; 0 for ever.
-	Age time.Duration
-	// First and Last are sequence numbers; Oldest is when the message at First was stored.
-	First, Last uint64
-	Oldest      time.Time
-}
-
-// States returns the state of all streams.
-func (c *Conn) States(ctx context.Context) ([]State, error) {
-	var states []State
-	for _, name := range []string{Targets, Dicts, Relabelled, Frames, Deltas, Rejected} {
-		s, err := c.JS.Stream(ctx, c.Stream(name))
-		if err != nil {
-			return nil, fmt.Errorf("looking up the stream %s: %w", c.Stream(name), err)
-		}
-		info := s.CachedInfo()
-		states = append(states, State{
-			Stream: name, Messages: info.State.Msgs, Bytes: info.State.Bytes, Limit: uint64(max(info.Config.MaxBytes, 0)), Age: info.Config.MaxAge,
-			First: info.State.FirstSeq, Last: info.State.LastSeq, Oldest: info.State.FirstTime,
-		})
-	}
-	return states, nil
 }

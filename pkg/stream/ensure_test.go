@@ -22,8 +22,8 @@ func streamConfigs(t *testing.T, c *Conn) map[string]jetstream.StreamConfig {
 func TestEnsureIsIdempotent(t *testing.T) {
 	c := newConn(t)
 	before := streamConfigs(t, c)
-	if len(before) != 10 {
-		t.Errorf("%d streams, want 6 and those of 4 buckets", len(before))
+	if len(before) != 11 {
+		t.Errorf("%d streams, want 6 and those of 5 buckets", len(before))
 	}
 	publish(t, c, c.Frames(1), "kept")
 	ensure(t, c)

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -24,24 +23,6 @@ func TestMain(m *testing.M) {
 		// Of the NATS server's package and of its libraries: one for each process.
 		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*Server).delayedAPIResponder"),
 	)
-}
-
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -26,8 +26,12 @@ type MailboxConfig struct {
 	Generation uint64
 	// FromEnd makes a mailbox that has no position yet begin behind the newest message. Otherwise it begins at the oldest.
 	FromEnd bool
+	// After makes a mailbox that has no position yet, and does not begin FromEnd, begin behind the message of this number.
+	After uint64
 	// ReadAhead is how many messages are fetched before they are asked for; 0 for 4.
 	ReadAhead int
+	// Unstored makes a mailbox that begins behind After each time and stores no position: its reader keeps it elsewhere. Key is only for the log.
+	Unstored bool
 }
 
 // Message is a stored message.
@@ -57,13 +61,15 @@ type Mailbox struct {
 	messages chan delivery // from pump
 	closing  chan struct{}
 	awaited  atomic.Bool // Next waits for a message
+	renewing sync.Mutex  // held while another consumer is made
 
 	mu       sync.Mutex
 	pos      Position          // handled
 	marks    map[uint64]uint64 // by source
-	consumer string            // that delivered the last message which Next returned
-	read     uint64            // the message's number among those that this consumer delivered
-	last     uint64            // the message's number in the stream, or that of the position
+	note     []byte
+	consumer string // that delivered the last message which Next returned
+	read     uint64 // the message's number among those that this consumer delivered
+	last     uint64 // the message's number in the stream, or that of the position
 
 	stop context.CancelFunc
 	done chan struct{}
@@ -73,7 +79,7 @@ type Mailbox struct {
 type source struct {
 	oc     jetstream.Consumer
 	it     jetstream.MessagesContext
-	asking sync.Mutex // held while a Pending waits for its answer
+	asking chan struct{} // has room for the one Pending that waits for its answer
 }
 
 type delivery struct {
@@ -99,6 +105,9 @@ func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, er
 	m := &Mailbox{
 		cfg: cfg, conn: c, log: c.log.With("mailbox", cfg.Key), stored: newPositionEntry(kv, cfg.Key, cfg.Generation),
 		messages: make(chan delivery), closing: make(chan struct{}), done: make(chan struct{}),
+	}
+	if cfg.Unstored {
+		m.stored.kv = nil
 	}
 	info, err := c.streamInfo(ctx, cfg.Stream)
 	if err != nil {
@@ -142,7 +151,7 @@ func (m *Mailbox) consume(ctx context.Context) (*source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s from %d: %w", m.cfg.Filter, first, err)
 	}
-	return &source{oc: oc, it: it}, nil
+	return &source{oc: oc, it: it, asking: make(chan struct{}, 1)}, nil
 }
 
 func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
@@ -155,15 +164,17 @@ func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamIn
 
 // load reads the position, or makes it.
 func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
-	pos, marks, found, err := m.stored.load(ctx)
+	have, found, err := m.stored.load(ctx)
 	if err != nil {
 		return err
 	}
+	pos, marks := Position{have.Seq, have.Mark}, unpackMarks(have.Marks)
 	if !found {
+		pos = Position{Seq: m.cfg.After}
 		if m.cfg.FromEnd {
 			pos.Seq = state.LastSeq
 		}
-		if err := m.stored.store(ctx, pos, nil); err != nil {
+		if err := m.stored.store(ctx, pos, nil, nil); err != nil {
 			return err
 		}
 	}
@@ -172,7 +183,7 @@ func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
 			"stream", m.cfg.Stream, "position", pos.Seq, "last", state.LastSeq)
 		pos, marks = Position{}, nil
 	}
-	if m.pos, m.marks = pos, marks; m.marks == nil {
+	if m.pos, m.marks, m.note = pos, marks, have.Note; m.marks == nil {
 		m.marks = map[uint64]uint64{}
 	}
 	return nil
@@ -182,7 +193,7 @@ func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
 // readers wait for pump instead.
 func (m *Mailbox) pump(s *source) {
 	for {
-		msg, err := s.it.Next()
+		msg, err := Next(s.it)
 		if m.source.Load() != s {
 			return
 		}
@@ -199,7 +210,7 @@ func (m *Mailbox) pump(s *source) {
 
 const (
 	// guardEvery is how often a mailbox looks whether its reader waits in vain, and vainTime for how long it does before the consumer is given up.
-	guardEvery = 2 * time.Second
+	guardEvery = 5 * time.Second
 	vainTime   = 15 * time.Second
 )
 
@@ -242,6 +253,8 @@ func (m *Mailbox) guard(ctx context.Context) {
 
 // renew goes on with another consumer.
 func (m *Mailbox) renew(ctx context.Context) error {
+	m.renewing.Lock()
+	defer m.renewing.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, vainTime)
 	defer cancel()
 	old := m.source.Load()
@@ -321,10 +334,52 @@ func (m *Mailbox) HandledFrom(seq, mark uint64, marks map[uint64]uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pos = Position{Seq: seq, Mark: mark}
+	m.addMarks(marks)
+}
+
+func (m *Mailbox) addMarks(marks map[uint64]uint64) {
 	maps.Copy(m.marks, marks)
 	for len(m.marks) > maxMarks {
 		delete(m.marks, slices.Min(slices.Collect(maps.Keys(m.marks)))) // sources are numbered by time
 	}
+}
+
+// SetNote sets the reader's own words, which are kept beside the position and are stored when it is.
+func (m *Mailbox) SetNote(note []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.note = note
+}
+
+// HandledNoted is [Mailbox.HandledFrom] and [Mailbox.SetNote] at once: the position is never stored without the note.
+func (m *Mailbox) HandledNoted(seq, mark uint64, marks map[uint64]uint64, note []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pos, m.note = Position{Seq: seq, Mark: mark}, note
+	m.addMarks(marks)
+}
+
+// Move sets the position to where the reader has not come by reading, without counts of sources, and with the note that says why: neither is stored without the other.
+// [Mailbox.Reread] must follow before the next message is asked for.
+func (m *Mailbox) Move(seq uint64, note []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pos, m.note, m.marks = Position{Seq: seq}, note, map[uint64]uint64{}
+}
+
+// Reread goes on reading behind the position. After an error the mailbox cannot be used any more, except to be closed, which stores the position.
+func (m *Mailbox) Reread(ctx context.Context) error {
+	m.mu.Lock()
+	m.last = m.pos.Seq
+	m.mu.Unlock()
+	return m.renew(ctx)
+}
+
+// Note returns what was set last, also by an earlier reader.
+func (m *Mailbox) Note() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.note
 }
 
 // Marks returns the counts that [Mailbox.HandledFrom] has noted, and when the position was made.
@@ -351,12 +406,17 @@ func (m *Mailbox) Pending(ctx context.Context) (uint64, error) {
 		err  error
 	}
 	s := m.source.Load()
-	if s == nil || !s.asking.TryLock() {
+	if s == nil {
+		return 0, fmt.Errorf("asking how much of %s is unread: %w", m.cfg.Filter, errAsking)
+	}
+	select {
+	case s.asking <- struct{}{}: // several ask at the same times, and most answers come at once
+	case <-ctx.Done():
 		return 0, fmt.Errorf("asking how much of %s is unread: %w", m.cfg.Filter, errAsking)
 	}
 	answers := make(chan answer, 1)
 	go func() { // the client waits for a consumer that is being made anew, whatever ctx says
-		defer s.asking.Unlock()
+		defer func() { <-s.asking }()
 		info, err := s.oc.Info(ctx)
 		answers <- answer{info, err}
 	}()
@@ -406,9 +466,9 @@ func (m *Mailbox) Flush(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	m.mu.Lock()
-	pos, marks := m.pos, packMarks(m.marks)
+	pos, marks, note := m.pos, packMarks(m.marks), m.note
 	m.mu.Unlock()
-	if err := m.stored.store(ctx, pos, marks); err != nil {
+	if err := m.stored.store(ctx, pos, marks, note); err != nil {
 		return fmt.Errorf("storing the position of %s: %w", m.cfg.Key, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -412,6 +413,21 @@ func TestNobodyWaitsForAServerThatIsAway(t *testing.T) {
 		return err == nil && n == 0
 	})
 	m.Close()
+}
+
+// Readers and the guard of a mailbox ask at the same times: that none of them takes it for a consumer that does not answer.
+func TestAllThatAskAtOnceAreAnswered(t *testing.T) {
+	m := open(t, newConn(t))
+	defer m.Close()
+	var asking sync.WaitGroup
+	for range 8 {
+		asking.Go(func() {
+			if n, err := m.Pending(patient(t)); n != 0 || err != nil {
+				t.Errorf("%d messages unread, %v", n, err)
+			}
+		})
+	}
+	asking.Wait()
 }
 
 func TestPendingCountsWhatWasNotRead(t *testing.T) {

@@ -16,11 +16,13 @@ const (
 	Frames     = "FRAMES"
 	Deltas     = "DELTAS"
 	Rejected   = "REJECTED"
+	Verdicts   = "VERDICTS"
 
-	// Members holds the processes of the fleet, Leases who owns what, Sources what scrapers know of sources.
+	// Members holds the processes of the fleet, Leases who owns what, Sources what scrapers know of sources, Replays what is to be sent again.
 	Members = "members"
 	Leases  = "leases"
 	Sources = "sources"
+	Replays = "replays"
 
 	positions = "positions"
 )
@@ -63,6 +65,12 @@ func (n Names) TargetID(targetSubject string) (uint64, error) {
 // Ping returns the subject on which a member of the fleet answers that it is there.
 func (n Names) Ping(member string) string { return n.Prefix + ".ping." + member }
 
+// Status returns the subject on which every process is asked how it stands. It answers to the subject that the question names.
+func (n Names) Status() string { return n.Prefix + ".status" }
+
+// StatusTargets returns the subject on which those who scrape or discover targets are asked for them, like [Names.Status].
+func (n Names) StatusTargets() string { return n.Prefix + ".status.targets" }
+
 // Dict returns the subject of a dictionary: "millrace.dicts.3.<dictionary>".
 func (n Names) Dict(partition int, id frame.DictID) string {
 	return fmt.Sprintf("%s.dicts.%d.%s", n.Prefix, partition, id)
@@ -88,8 +96,25 @@ func (n Names) RelabelledPartition(endpoint string, partition int) string {
 	return fmt.Sprintf("%s.relabelled.%s.%d.*", n.Prefix, endpoint, partition)
 }
 
+// AllRelabelled returns the filter for all that an endpoint gets.
+func (n Names) AllRelabelled(endpoint string) string {
+	return n.Prefix + ".relabelled." + endpoint + ".*.*"
+}
+
 // Frames returns the subject of a partition's batches: "millrace.frames.3".
 func (n Names) Frames(partition int) string { return fmt.Sprintf("%s.frames.%d", n.Prefix, partition) }
+
+// AllFrames returns the filter for the batches of all partitions.
+func (n Names) AllFrames() string { return n.Prefix + ".frames.*" }
+
+// PartitionIn returns the partition that the subject of a batch names.
+func (n Names) PartitionIn(framesSubject string) (int, error) {
+	p, err := strconv.Atoi(framesSubject[strings.LastIndexByte(framesSubject, '.')+1:])
+	if err != nil || p < 0 {
+		return 0, fmt.Errorf("subject %q does not end in the number of a partition", framesSubject)
+	}
+	return p, nil
+}
 
 // Deltas returns the subject of a partition's batches of delta values, which wait to become cumulative: "millrace.deltas.3".
 func (n Names) Deltas(partition int) string { return fmt.Sprintf("%s.deltas.%d", n.Prefix, partition) }
@@ -98,6 +123,17 @@ func (n Names) Deltas(partition int) string { return fmt.Sprintf("%s.deltas.%d",
 func (n Names) Ask(partition int) string {
 	return fmt.Sprintf("%s.ask.relabel.%d", n.Prefix, partition)
 }
+
+// AskWriter returns the subject on which writers are asked for what only their NATS users may find out, such as "rejected". It is not stored; one of them answers.
+func (n Names) AskWriter(what string) string { return n.Prefix + ".ask.writer." + what }
+
+// Verdicts returns the subject on which stands which series of a partition have a place within the limits: "millrace.verdicts.3".
+func (n Names) Verdicts(partition int) string {
+	return fmt.Sprintf("%s.verdicts.%d", n.Prefix, partition)
+}
+
+// Limits returns the subject on which partitions ask for places within limits that hold for the whole fleet. It is not stored.
+func (n Names) Limits() string { return n.Prefix + ".limits" }
 
 // Rejected returns the subject of what an endpoint refused: "millrace.rejected.<endpoint>".
 func (n Names) Rejected(endpoint string) string { return n.Prefix + ".rejected." + endpoint }

@@ -40,6 +40,19 @@ func (c *Conn) Ordered(ctx context.Context, stream string, cfg jetstream.Ordered
 	}
 }
 
+// askAgain is how long [Next] waits before it makes sure that messages have been asked for.
+const askAgain = time.Second
+
+// Next returns the next message of an ordered consumer. The iterator's own Next looks whether to ask for more when it begins and when a message comes, and asks for none while a
+// request of before is still being sent. Who takes all messages of that request meanwhile would wait for what nobody has asked for, until heartbeats are missing, 10 s later.
+func Next(it jetstream.MessagesContext) (jetstream.Msg, error) {
+	msg, err := it.Next(jetstream.NextMaxWait(askAgain))
+	if errors.Is(err, nats.ErrTimeout) {
+		return it.Next() // which misses heartbeats, unlike one that waits for a shorter time
+	}
+	return msg, err
+}
+
 // refused is a request for messages that a consumer refuses: it brings none.
 var refused = []byte("{")
 

@@ -52,3 +52,23 @@ func TestAskingWhetherAConsumerHearsBringsNothing(t *testing.T) {
 		t.Errorf("the first message is %v, error %v", msg, err)
 	}
 }
+
+// late is an iterator that brings its message only to who asks again.
+type late struct {
+	jetstream.MessagesContext
+	asked int
+}
+
+func (l *late) Next(opts ...jetstream.NextOpt) (jetstream.Msg, error) {
+	if l.asked++; len(opts) > 0 {
+		return nil, nats.ErrTimeout
+	}
+	return nil, nil
+}
+
+func TestMessagesAreAskedForAgain(t *testing.T) {
+	it := &late{}
+	if _, err := Next(it); err != nil || it.asked != 2 {
+		t.Errorf("asked %d times: %v", it.asked, err)
+	}
+}

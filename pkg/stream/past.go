@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -40,7 +41,7 @@ func (c *Conn) Past(ctx context.Context, stream, subject string, since time.Time
 	}()
 	go func() { // and it waits for messages as long, whatever a context says
 		for {
-			msg, err := it.Next()
+			msg, err := Next(it)
 			select {
 			case messages <- delivery{msg: msg, err: err}:
 			case <-closing:
@@ -58,7 +59,7 @@ func (c *Conn) Past(ctx context.Context, stream, subject string, since time.Time
 			return ctx.Err()
 		case d = <-messages:
 		case <-time.After(pastWait):
-			if c.isEmpty(ctx, stream, subject) {
+			if c.IsEmpty(ctx, stream, subject) {
 				return nil // what was to come has passed with the stream's retention
 			}
 			continue
@@ -85,8 +86,8 @@ func (c *Conn) Past(ctx context.Context, stream, subject string, since time.Time
 	}
 }
 
-// isEmpty reports whether the stream's leader knows of no message of the subject.
-func (c *Conn) isEmpty(ctx context.Context, stream, subject string) bool {
+// IsEmpty reports whether the stream's leader knows of no message of the subject.
+func (c *Conn) IsEmpty(ctx context.Context, stream, subject string) bool {
 	ctx, cancel := context.WithTimeout(ctx, pastWait)
 	defer cancel()
 	s, err := c.handle(ctx, stream)
@@ -94,5 +95,19 @@ func (c *Conn) isEmpty(ctx context.Context, stream, subject string) bool {
 		return false
 	}
 	info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
-	return err == nil && info.State.Subjects[subject] == 0
+	return err == nil && len(info.State.Subjects) == 0 // by subjects without wildcards, which this one may have
+}
+
+var errFound = errors.New("found")
+
+// Since returns the first message of a subject that was stored at t or later, with its Pending. found is false where there is none.
+func (c *Conn) Since(ctx context.Context, stream, subject string, t time.Time) (first Message, found bool, err error) {
+	err = c.Past(ctx, stream, subject, t, func(m Message) error {
+		first = m
+		return errFound
+	})
+	if errors.Is(err, errFound) {
+		return first, true, nil
+	}
+	return Message{}, false, err
 }

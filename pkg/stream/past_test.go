@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/millrace/millrace/pkg/frame"
 )
 
 func TestPastReadsUpToTheNewest(t *testing.T) {
@@ -88,4 +91,41 @@ func TestPastEndsWhereTheRestIsPurged(t *testing.T) {
 	if err != nil || n == 100 {
 		t.Errorf("%d messages were read: %v", n, err)
 	}
+}
+
+func TestAPatternIsEmptyOnlyWithoutMessages(t *testing.T) {
+	c := newConn(t)
+	check := func(subject string, empty bool) {
+		t.Helper()
+		if got := c.IsEmpty(t.Context(), Dicts, subject); got != empty {
+			t.Errorf("%s is empty: %t", subject, got)
+		}
+	}
+	dict := c.Dict(1, frame.DictID{1})
+	check(dict, true)
+	check(c.DictPartition(1), true)
+	publish(t, c, dict, "x")
+	check(dict, false)
+	check(c.DictPartition(1), false)
+	check(c.DictPartition(0), true)
+}
+
+// TestPastReadsAll has readers take messages faster than the client asks for them.
+func TestPastReadsAll(t *testing.T) {
+	c := newConn(t)
+	for i := range 60 {
+		publish(t, c, c.Dict(1, frame.DictID{byte(i % 40)}), "x")
+	}
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for range 50 {
+				n := 0
+				if err := c.Past(t.Context(), Dicts, c.DictPartition(1), time.Unix(1, 0), func(Message) error { n++; return nil }); err != nil || n != 40 {
+					t.Errorf("%d of 40 messages were read: %v", n, err)
+				}
+			}
+		})
+	}
+	readers.Wait()
 }

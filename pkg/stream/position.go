@@ -40,6 +40,8 @@ type storedPosition struct {
 	Generation uint64 `msgpack:"gen,omitempty"`
 	// Marks are the reader's counts by source, see [Mailbox.HandledFrom]: pairs of eight bytes, big endian.
 	Marks []byte `msgpack:"marks,omitempty"`
+	// Note is the reader's own, see [Mailbox.SetNote].
+	Note []byte `msgpack:"note,omitempty"`
 	// Since is when the position was made, in milliseconds since 1970.
 	Since int64 `msgpack:"since,omitempty"`
 	// Owner is a number that the reader which wrote the entry has drawn for itself. By it, the reader knows an entry as its own
@@ -69,7 +71,7 @@ func decodePosition(b []byte) (p storedPosition, err error) {
 
 // positionEntry is a position's entry in the bucket, as one reader writes it. It is safe for concurrent use.
 type positionEntry struct {
-	kv         jetstream.KeyValue
+	kv         jetstream.KeyValue // nil: nothing is stored
 	key        string
 	generation uint64
 	owner      uint64
@@ -79,6 +81,7 @@ type positionEntry struct {
 	present  bool       // the entry exists at revision
 	revision uint64
 	written  Position
+	noted    []byte
 	since    int64
 }
 
@@ -106,32 +109,34 @@ func unpackMarks(b []byte) map[uint64]uint64 {
 	return marks
 }
 
-// load returns the stored position and counts, where there are some of this generation.
-func (e *positionEntry) load(ctx context.Context) (pos Position, marks map[uint64]uint64, found bool, err error) {
+// load returns what is stored, where that is of this generation.
+func (e *positionEntry) load(ctx context.Context) (have storedPosition, found bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.kv == nil {
+		return storedPosition{}, false, nil
+	}
 	entry, err := e.kv.Get(ctx, e.key)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return Position{}, nil, false, nil
+		return storedPosition{}, false, nil
 	}
 	if err != nil {
-		return Position{}, nil, false, err
+		return storedPosition{}, false, err
 	}
-	have, err := decodePosition(entry.Value())
-	if err != nil {
-		return Position{}, nil, false, err
+	if have, err = decodePosition(entry.Value()); err != nil {
+		return storedPosition{}, false, err
 	}
 	e.revision = entry.Revision()
 	if have.Generation != e.generation {
-		return Position{}, nil, false, nil
+		return storedPosition{}, false, nil
 	}
-	e.present, e.written, e.since = true, Position{have.Seq, have.Mark}, have.Since
-	return e.written, unpackMarks(have.Marks), true, nil
+	e.present, e.written, e.noted, e.since = true, Position{have.Seq, have.Mark}, have.Note, have.Since
+	return have, true, nil
 }
 
-// store writes the position, unless that is what the entry has. Where another reader has written the entry in the meantime, it returns
+// store writes the position and the note, unless that is what the entry has. Where another reader has written the entry in the meantime, it returns
 // [ErrMoved], now and ever after.
-func (e *positionEntry) store(ctx context.Context, pos Position, marks []byte) error {
+func (e *positionEntry) store(ctx context.Context, pos Position, marks, note []byte) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	select {
@@ -139,19 +144,19 @@ func (e *positionEntry) store(ctx context.Context, pos Position, marks []byte) e
 		return ErrMoved
 	default:
 	}
-	if e.present && e.written == pos {
+	if e.kv == nil || e.present && e.written == pos && bytes.Equal(e.noted, note) {
 		return nil
 	}
 	if !e.present && e.since == 0 {
 		e.since = time.Now().UnixMilli()
 	}
-	value := encodePosition(storedPosition{Seq: pos.Seq, Mark: pos.Mark, Marks: marks, Since: e.since, Generation: e.generation, Owner: e.owner})
+	value := encodePosition(storedPosition{Seq: pos.Seq, Mark: pos.Mark, Marks: marks, Note: note, Since: e.since, Generation: e.generation, Owner: e.owner})
 	ctx, cancel := context.WithTimeout(ctx, conflictTime)
 	defer cancel()
 	for pause := firstConflictPause; ; pause = min(2*pause, maxConflictPause) {
 		revision, err := e.write(ctx, value)
 		if err == nil {
-			e.present, e.revision, e.written = true, revision, pos
+			e.present, e.revision, e.written, e.noted = true, revision, pos, note
 			return nil
 		}
 		if !errors.Is(err, jetstream.ErrKeyExists) && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
@@ -210,4 +215,36 @@ func (e *positionEntry) adopt(ctx context.Context) (bool, error) {
 	}
 	e.revision = entry.Revision()
 	return true, nil
+}
+
+// StoredPosition returns how far the reader of a mailbox has come by what is stored, and its note. found is false where there is none.
+func (c *Conn) StoredPosition(ctx context.Context, key string) (pos Position, note []byte, found bool, err error) {
+	kv, err := c.JS.KeyValue(ctx, c.Bucket(positions))
+	if err != nil {
+		return pos, nil, false, fmt.Errorf("opening the bucket %s: %w", c.Bucket(positions), err)
+	}
+	entry, err := kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return pos, nil, false, nil
+	}
+	if err != nil {
+		return pos, nil, false, fmt.Errorf("position of %s: %w", key, err)
+	}
+	have, err := decodePosition(entry.Value())
+	if err != nil {
+		return pos, nil, false, fmt.Errorf("position of %s: %w", key, err)
+	}
+	return Position{have.Seq, have.Mark}, have.Note, true, nil
+}
+
+// RemovePosition removes a stored position, which no reader uses any more. That there is none is no error.
+func (c *Conn) RemovePosition(ctx context.Context, key string) error {
+	kv, err := c.JS.KeyValue(ctx, c.Bucket(positions))
+	if err != nil {
+		return fmt.Errorf("opening the bucket %s: %w", c.Bucket(positions), err)
+	}
+	if err := kv.Delete(ctx, key); err != nil {
+		return fmt.Errorf("removing the position of %s: %w", key, err)
+	}
+	return nil
 }

@@ -45,18 +45,18 @@ func positionsOf(t *testing.T, c *Conn) jetstream.KeyValue {
 // TestTheFirstToMakeAPositionHasMadeIt has two readers make a position at once, where the second one's reads do not show yet what the first has written.
 func TestTheFirstToMakeAPositionHasMadeIt(t *testing.T) {
 	kv := positionsOf(t, newConn(t))
-	if err := newPositionEntry(kv, "reader.0", 0).store(patient(t), Position{Seq: 1}, nil); err != nil {
+	if err := newPositionEntry(kv, "reader.0", 0).store(patient(t), Position{Seq: 1}, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	second := newPositionEntry(&lagging{KeyValue: kv, reads: 4}, "reader.0", 0)
-	if _, _, found, err := second.load(patient(t)); found || err != nil {
+	if _, found, err := second.load(patient(t)); found || err != nil {
 		t.Fatalf("found %t, error %v", found, err)
 	}
-	if err := second.store(patient(t), Position{Seq: 2}, nil); !errors.Is(err, ErrMoved) {
+	if err := second.store(patient(t), Position{Seq: 2}, nil, nil); !errors.Is(err, ErrMoved) {
 		t.Errorf("the second reader is told %v, want that the position is another's", err)
 	}
 	first := newPositionEntry(kv, "reader.0", 0)
-	if pos, _, _, err := first.load(patient(t)); err != nil || pos.Seq != 1 {
+	if pos, _, err := first.load(patient(t)); err != nil || pos.Seq != 1 {
 		t.Errorf("the position is %+v, error %v", pos, err)
 	}
 }
@@ -72,10 +72,10 @@ func TestAReaderFindsItsOwnWriteBehindAReplicaThatLags(t *testing.T) {
 			if !own {
 				before = newPositionEntry(kv, key, 0)
 			}
-			if err := before.store(patient(t), Position{Seq: 1}, nil); err != nil {
+			if err := before.store(patient(t), Position{Seq: 1}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, _, err := e.load(patient(t)); err != nil {
+			if _, _, err := e.load(patient(t)); err != nil {
 				t.Fatal(err)
 			}
 			var err error
@@ -86,10 +86,10 @@ func TestAReaderFindsItsOwnWriteBehindAReplicaThatLags(t *testing.T) {
 				t.Fatal(err)
 			}
 			replica.reads = 3
-			if err := e.store(patient(t), Position{Seq: 3}, nil); err != nil {
+			if err := e.store(patient(t), Position{Seq: 3}, nil, nil); err != nil {
 				t.Fatal(err)
 			}
-			if pos, _, _, err := e.load(patient(t)); err != nil || pos.Seq != 3 {
+			if pos, _, err := e.load(patient(t)); err != nil || pos.Seq != 3 {
 				t.Errorf("the position is %+v, error %v", pos, err)
 			}
 		})

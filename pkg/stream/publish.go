@@ -87,6 +87,37 @@ func (c *Conn) Next(ctx context.Context, stream, subject string, seq uint64) (Me
 	return Message{Subject: raw.Subject, Header: raw.Header, Data: raw.Data, Seq: raw.Sequence, Time: raw.Time}, nil
 }
 
+// Get returns the message of a stream that has a number, or [jetstream.ErrMsgNotFound].
+func (c *Conn) Get(ctx context.Context, stream string, seq uint64) (Message, error) {
+	s, err := c.handle(ctx, stream)
+	if err != nil {
+		return Message{}, err
+	}
+	raw, err := s.GetMsg(ctx, seq)
+	if err != nil {
+		return Message{}, fmt.Errorf("getting message %d of %s: %w", seq, c.Stream(stream), err)
+	}
+	return Message{Subject: raw.Subject, Header: raw.Header, Data: raw.Data, Seq: raw.Sequence, Time: raw.Time}, nil
+}
+
+// firstHeader tells when a dictionary that is published again was published for the first time, in milliseconds since 1970.
+const firstHeader = "Millrace-First"
+
+// SetFirstAnnounced notes in a dictionary's message when the dictionary was published for the first time; the zero time: now.
+func SetFirstAnnounced(msg *nats.Msg, first time.Time) {
+	if !first.IsZero() {
+		msg.Header = nats.Header{firstHeader: {strconv.FormatInt(first.UnixMilli(), 10)}}
+	}
+}
+
+// FirstAnnounced returns when the dictionary of a message was published for the first time.
+func FirstAnnounced(msg Message) time.Time {
+	if ms, err := strconv.ParseInt(msg.Header.Get(firstHeader), 10, 64); err == nil {
+		return time.UnixMilli(ms)
+	}
+	return msg.Time
+}
+
 // PublisherHeader names the publisher of a batch where there may be several for a partition: 16 hexadecimal digits. Each counts the samples that it has published.
 const PublisherHeader = "Millrace-Publisher"
 
