@@ -14,6 +14,7 @@ import (
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/services/relabel/limit"
 )
 
 // partition is the actor that relabels the dictionaries of one partition. Its durable mailbox is the stream DICTS.
@@ -21,9 +22,11 @@ type partition struct {
 	svc    *Service
 	plan   *plan
 	number int
+	epoch  uint64 // of the lease
 	log    *slog.Logger
 
-	waiting atomic.Pointer[string] // on what, for people; nil while all is well
+	limits  atomic.Pointer[limit.Partition] // nil where there are no limits
+	waiting atomic.Pointer[string]          // on what, for people; nil while all is well
 }
 
 // asks is how many questions of writers may wait.
@@ -38,6 +41,38 @@ func (p *partition) Serve(ctx context.Context) error {
 		return fmt.Errorf("listening for writers: %w", err)
 	}
 	defer sub.Unsubscribe()
+	defer p.waiting.Store(nil)
+	sides, ctx := errgroup.WithContext(ctx)
+	if p.number == 0 && p.svc.cfg.Limits.Enabled() {
+		sides.Go(func() error { return actor.Try(func() error { return p.account(ctx) }) })
+	}
+	sides.Go(func() error { return actor.Try(func() error { return p.work(ctx, questions) }) })
+	return sides.Wait()
+}
+
+// work reads dictionaries and questions.
+func (p *partition) work(ctx context.Context, questions <-chan *nats.Msg) error {
+	var limits *limit.Partition
+	if p.svc.cfg.Limits.Enabled() {
+		var err error
+		if limits, err = p.openLimits(ctx); err != nil {
+			return err
+		}
+		defer limits.Close()
+	}
+	sides, ctx := errgroup.WithContext(ctx)
+	if limits != nil {
+		sides.Go(func() error { return actor.Try(func() error { return limits.Introduce(ctx) }) })
+		sides.Go(func() error { return actor.Try(func() error { return p.sweep(ctx, limits) }) })
+	}
+	sides.Go(func() error { return actor.Try(func() error { return p.answer(ctx, questions) }) })
+	sides.Go(func() error { return actor.Try(func() error { return p.follow(ctx) }) })
+	return sides.Wait()
+}
+
+// follow evaluates the dictionaries of the mailbox.
+func (p *partition) follow(ctx context.Context) error {
+	conn := p.svc.cfg.Conn
 	mb, err := conn.OpenMailbox(ctx, stream.MailboxConfig{
 		Stream: stream.Dicts, Filter: conn.DictPartition(p.number), Key: fmt.Sprintf("relabel.%d", p.number), Generation: p.plan.hash, ReadAhead: 16,
 	})
@@ -45,22 +80,12 @@ func (p *partition) Serve(ctx context.Context) error {
 		return err
 	}
 	defer mb.Close()
-	defer p.waiting.Store(nil)
-
-	sides, ctx := errgroup.WithContext(ctx)
-	sides.Go(func() error { return actor.Try(func() error { return p.answer(ctx, questions) }) })
-	sides.Go(func() error { return actor.Try(func() error { return p.follow(ctx, mb) }) })
-	return sides.Wait()
-}
-
-// follow evaluates the dictionaries of the mailbox.
-func (p *partition) follow(ctx context.Context, mb *stream.Mailbox) error {
 	for {
 		msg, err := mb.Next(ctx)
 		if err != nil {
 			return err
 		}
-		if err := p.relabel(ctx, msg); err != nil {
+		if err := p.relabel(ctx, msg, false); err != nil {
 			return err
 		}
 		mb.Handled(msg.Seq, 0)
@@ -86,7 +111,7 @@ func (p *partition) answer(ctx context.Context, questions <-chan *nats.Msg) erro
 			}
 			if err == nil {
 				p.svc.metrics.asked.Inc()
-				err = p.relabel(ctx, msg)
+				err = p.relabel(ctx, msg, true)
 			}
 			if err != nil && ctx.Err() == nil {
 				p.log.Warn("Cannot relabel a dictionary that a writer asks for", "dictionary", id, "err", err)
@@ -96,26 +121,60 @@ func (p *partition) answer(ctx context.Context, questions <-chan *nats.Msg) erro
 }
 
 // relabel evaluates one dictionary with all rules and publishes what each endpoint gets. A dictionary that cannot be read is named in the log
-// and left where it is.
-func (p *partition) relabel(ctx context.Context, msg stream.Message) error {
+// and left where it is. Where there are limits, what the endpoints have is not published again unless a writer has asked.
+func (p *partition) relabel(ctx context.Context, msg stream.Message, asked bool) error {
+	others, err := p.judged(ctx, msg, asked)
+	if err != nil {
+		return err
+	}
+	conn := p.svc.cfg.Conn
+	for _, id := range others {
+		msg, err := conn.Last(ctx, stream.Dicts, conn.Dict(p.number, id))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue // nobody sends it any more
+		}
+		if err == nil {
+			_, err = p.judged(ctx, msg, false) // what else follows comes with the next announcements
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// judged evaluates one dictionary. It returns those to evaluate anew because of it.
+func (p *partition) judged(ctx context.Context, msg stream.Message, asked bool) (others []frame.DictID, err error) {
 	id, err := p.svc.cfg.Conn.DictOf(msg.Subject)
 	if err != nil {
 		p.svc.metrics.unreadable.Inc()
 		p.log.Error("Ignoring a message among the dictionaries", "seq", msg.Seq, "err", err)
-		return nil
+		return nil, nil
 	}
 	d, err := frame.ReadDictionary(msg.Data, id)
 	if err != nil {
 		p.svc.metrics.unreadable.Inc()
 		p.log.Error("Cannot read a dictionary; its samples wait until it can be read", "dictionary", id, "seq", msg.Seq, "err", err)
-		return nil
+		return nil, nil
+	}
+	limits := p.limits.Load()
+	if limits != nil {
+		r, err := limits.Judge(ctx, d, msg.Time)
+		if err != nil || r.Current && !asked {
+			return r.Others, err
+		}
+		others = r.Others
+		d = &frame.Dictionary{ID: d.ID, Job: d.Job, Series: r.Verdict.Apply(d.Series)}
 	}
 	for i := range p.plan.groups {
 		if err := p.evaluate(ctx, &p.plan.groups[i], d); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	if limits != nil {
+		limits.Published(id)
+	}
+	return others, nil
 }
 
 // evaluate publishes what one group of endpoints gets for a dictionary. Where that is more than a message holds, these endpoints wait, by the
@@ -134,7 +193,7 @@ func (p *partition) evaluate(ctx context.Context, g *group, d *frame.Dictionary)
 	p.svc.metrics.dictionaries.Inc()
 	p.svc.metrics.series.Add(float64(len(series)))
 	for k := range series {
-		if series[k].Labels.IsEmpty() {
+		if series[k].Labels.IsEmpty() && !d.Series[k].Labels.IsEmpty() {
 			p.svc.metrics.dropped.Inc()
 		}
 	}
@@ -160,7 +219,7 @@ func (p *partition) failed(g *group, d *frame.Dictionary, err error) {
 
 // wait notes what the stream said to a failed try.
 func (p *partition) wait(err error) {
-	reason := err.Error()
+	reason := "the stream: " + err.Error()
 	if p.waiting.Swap(&reason) == nil {
 		p.log.Warn("The stream does not take relabelled dictionaries, trying again", "err", err)
 	}

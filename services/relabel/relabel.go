@@ -21,6 +21,7 @@ import (
 	"github.com/millrace/millrace/pkg/fleet"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/services/relabel/limit"
 )
 
 // Config configures the service.
@@ -31,6 +32,9 @@ type Config struct {
 	Partitions int
 	// Fleet says which partitions this process owns.
 	Fleet *fleet.Fleet
+	// Limits are limits on series; the zero value has none. DictAge is how long the stream keeps dictionaries.
+	Limits  limit.Limits
+	DictAge time.Duration
 	// Logger and Registerer receive the service's log lines and metrics.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -44,15 +48,16 @@ type Endpoint struct {
 
 // Service relabels dictionaries. Make it with [New], give it endpoints with [Service.ApplyConfig], and run it with [Service.Serve].
 type Service struct {
-	cfg     Config
-	system  *actor.System
-	metrics *metrics
+	cfg       Config
+	system    *actor.System
+	metrics   *metrics
+	offenders *limit.Offenders // nil where there are no limits
 
 	mu      sync.Mutex
 	plan    *plan
-	changed chan struct{} // closed when plan is replaced
-	owned   map[int]bool  // partitions
-	running *running      // the plan that runs; nil while none does
+	changed chan struct{}  // closed when plan is replaced
+	owned   map[int]uint64 // epochs by partition
+	running *running       // the plan that runs; nil while none does
 }
 
 // running is a plan with its actors.
@@ -77,8 +82,12 @@ type group struct {
 
 // New returns the service. system supervises its actors.
 func New(cfg Config, system *actor.System) *Service {
-	s := &Service{cfg: cfg, system: system, plan: &plan{}, changed: make(chan struct{}), owned: map[int]bool{}}
+	s := &Service{cfg: cfg, system: system, plan: &plan{}, changed: make(chan struct{}), owned: map[int]uint64{}}
 	s.metrics = newMetrics(cfg.Registerer)
+	if cfg.Limits.Enabled() {
+		s.offenders = limit.NewOffenders(cfg.Registerer)
+		s.countActive(cfg.Registerer)
+	}
 	return s
 }
 
@@ -141,8 +150,8 @@ func (s *Service) work(ctx context.Context) error {
 		changed := s.changed
 		r := &running{plan: s.plan, sys: s.system.Detached("relabel"), parts: map[int]*partition{}, refs: map[int]*actor.Ref{}}
 		s.running = r
-		for p := range s.owned {
-			s.own(p)
+		for p, epoch := range s.owned {
+			s.own(p, epoch)
 		}
 		s.mu.Unlock()
 		run, stop := context.WithCancel(ctx)
@@ -167,12 +176,12 @@ func (s *Service) work(ctx context.Context) error {
 }
 
 // own starts a partition. The service's lock is held.
-func (s *Service) own(number int) {
+func (s *Service) own(number int, epoch uint64) {
 	r := s.running
 	if r == nil {
 		return
 	}
-	p := &partition{svc: s, plan: r.plan, number: number, log: s.cfg.Logger.With("partition", number)}
+	p := &partition{svc: s, plan: r.plan, number: number, epoch: epoch, log: s.cfg.Logger.With("partition", number)}
 	r.parts[number] = p
 	if len(r.plan.groups) > 0 {
 		r.refs[number] = r.sys.Spawn(fmt.Sprintf("relabel %d", number), p)
@@ -183,9 +192,9 @@ func (s *Service) own(number int) {
 func (s *Service) Take(partitions map[int]uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for p := range partitions {
-		s.owned[p] = true
-		s.own(p)
+	for p, epoch := range partitions {
+		s.owned[p] = epoch
+		s.own(p, epoch)
 	}
 }
 
@@ -227,7 +236,7 @@ func (s *Service) Waiting() []string {
 	var reasons []string
 	for _, n := range slices.Sorted(maps.Keys(s.running.parts)) {
 		if r := s.running.parts[n].waiting.Load(); r != nil {
-			reasons = append(reasons, fmt.Sprintf("partition %d waits for the stream: %s", n, *r))
+			reasons = append(reasons, fmt.Sprintf("partition %d waits for %s", n, *r))
 		}
 	}
 	return reasons

@@ -1,7 +1,6 @@
 package relabel
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -22,9 +21,11 @@ import (
 	"github.com/millrace/millrace/pkg/counter"
 	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/logtest"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
+	"github.com/millrace/millrace/services/relabel/limit"
 )
 
 // patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
@@ -32,30 +33,12 @@ const patience = 60 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // rig is a service with streams of its own.
 type rig struct {
 	*Service
 	t    *testing.T
 	conn *stream.Conn
-	log  *logBuffer
+	log  *logtest.Buffer
 	reg  *prometheus.Registry
 }
 
@@ -67,11 +50,17 @@ func newConn(t *testing.T) *stream.Conn {
 // start runs a service until stop or the end of the test.
 func start(t *testing.T, conn *stream.Conn, endpoints ...Endpoint) (r *rig, stop func()) {
 	t.Helper()
-	r = &rig{t: t, conn: conn, log: &logBuffer{}, reg: prometheus.NewPedanticRegistry()}
+	return startLimited(t, conn, limit.Limits{}, endpoints...)
+}
+
+// startLimited is start with limits on series.
+func startLimited(t *testing.T, conn *stream.Conn, limits limit.Limits, endpoints ...Endpoint) (r *rig, stop func()) {
+	t.Helper()
+	r = &rig{t: t, conn: conn, log: &logtest.Buffer{}, reg: prometheus.NewPedanticRegistry()}
 	logger := slog.New(slog.NewTextHandler(r.log, nil))
 	system := actor.NewSystem("test", logger, r.reg)
 	member, leave := fleettest.Join(t, conn, "relabel")
-	r.Service = New(Config{Conn: conn, Partitions: 2, Fleet: member, Logger: logger, Registerer: r.reg}, system)
+	r.Service = New(Config{Conn: conn, Partitions: 2, Fleet: member, Limits: limits, DictAge: 3 * time.Hour, Logger: logger, Registerer: r.reg}, system)
 	if err := r.ApplyConfig(endpoints); err != nil {
 		t.Fatal(err)
 	}
