@@ -259,7 +259,7 @@ func TestASlowEndpointHoldsBackNobody(t *testing.T) {
 	live.wait(100)
 	eventually(t, "the lag of the dead one", func() bool {
 		st := s.Status()[0]
-		return st.Lag > 0 && st.Oldest.UnixMilli() == 1000 && st.Messages == 50 && strings.Contains(st.Waiting, "not now") &&
+		return st.Lag > 0 && st.Oldest.UnixMilli() == 1000 && st.Messages == 50 && st.Samples == 100 && strings.Contains(st.Waiting, "not now") &&
 			strings.Contains(st.LastError, "not now") && st.Retried > 0 && st.Sent == 0
 	})
 	dead.answers(nil)
@@ -267,6 +267,22 @@ func TestASlowEndpointHoldsBackNobody(t *testing.T) {
 		t.Errorf("the one that came back has other samples:\n%s", d)
 	}
 	eventually(t, "no more lag", func() bool { st := s.Status()[0]; return st.Lag == 0 && st.Messages == 0 && st.Waiting == "" })
+}
+
+// TestWhoHasGivenAPartitionAwayDoesNotWaitForIt looks at what is left of a partition whose endpoint is dead.
+func TestWhoHasGivenAPartitionAwayDoesNotWaitForIt(t *testing.T) {
+	r, dead := newRig(t), newRecorder(t)
+	dead.answers(func(*request) (int, string, map[string]string) { return 503, "not now", nil })
+	endpoint := dead.endpoint("dead")
+	s := r.start([]Endpoint{endpoint})
+	d := r.named("x", 2)
+	r.announce(0, d, endpoint)
+	r.send(0, r.floats(d, 1000, 1))
+	eventually(t, "the endpoint is waited for", func() bool { return s.Status()[0].Waiting != "" })
+	s.Give([]int{0}, false)
+	if st := s.Status()[0]; st.Waiting != "" || st.Messages != 0 || !st.Oldest.IsZero() {
+		t.Errorf("afterwards it waits for %q, with %d messages, the oldest of %s", st.Waiting, st.Messages, st.Oldest)
+	}
 }
 
 func TestMetadataGoesOutByItself(t *testing.T) {

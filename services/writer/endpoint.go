@@ -21,6 +21,8 @@ type Endpoint struct {
 	Rules rules.Rules
 	// RetryOn429 says whether an answer 429 is retried; otherwise it is a refusal.
 	RetryOn429 bool
+	// FreshFirst lets new samples go out before a backlog; nil for strict order.
+	FreshFirst *FreshFirst
 	*promconfig.RemoteWriteConfig
 }
 
@@ -86,7 +88,7 @@ func (e *endpoint) sendsMetadata() bool {
 // same reports whether the endpoint can go on as it is with another configuration.
 func (e *endpoint) same(cfg Endpoint) bool {
 	hash, err := cfg.Rules.Hash()
-	return err == nil && hash == e.rulesHash && cfg.RetryOn429 == e.cfg.RetryOn429 && reflect.DeepEqual(cfg.RemoteWriteConfig, e.cfg.RemoteWriteConfig)
+	return err == nil && hash == e.rulesHash && cfg.RetryOn429 == e.cfg.RetryOn429 && reflect.DeepEqual(cfg.FreshFirst, e.cfg.FreshFirst) && reflect.DeepEqual(cfg.RemoteWriteConfig, e.cfg.RemoteWriteConfig)
 }
 
 // failed notes a try that will be repeated.

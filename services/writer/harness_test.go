@@ -1,7 +1,6 @@
 package writer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +30,7 @@ import (
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/logtest"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
@@ -49,24 +49,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-}
-
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // point is a sample as an endpoint gets it.
@@ -228,7 +210,7 @@ func newRig(t *testing.T) *rig {
 // service is a service that runs.
 type service struct {
 	*Service
-	log  *logBuffer
+	log  *logtest.Buffer
 	reg  *prometheus.Registry
 	stop func()
 }
@@ -236,7 +218,7 @@ type service struct {
 // start runs the service until stop or the end of the test. It returns once the endpoints read.
 func (r *rig) start(endpoints []Endpoint, change ...func(*Config)) *service {
 	r.t.Helper()
-	s := &service{log: &logBuffer{}, reg: prometheus.NewPedanticRegistry()}
+	s := &service{log: &logtest.Buffer{}, reg: prometheus.NewPedanticRegistry()}
 	logger := slog.New(slog.NewTextHandler(s.log, nil))
 	system := actor.NewSystem("test", logger, s.reg)
 	member, leave := fleettest.Join(r.t, r.conn, "writer")

@@ -32,6 +32,7 @@ const goneFor = time.Minute
 // join returns the encoded series that the endpoint gets for a dictionary. Where the relabel service has not evaluated it yet, it waits.
 func (p *partition) join(ctx context.Context, id frame.DictID) (*remotewrite.Block, error) {
 	generation := p.ep.generation()
+	p.renew()
 	if p.lastBlock != nil && p.lastDict == id && p.lastLearned == generation {
 		return p.lastBlock, nil
 	}
@@ -65,7 +66,7 @@ func (p *partition) join(ctx context.Context, id frame.DictID) (*remotewrite.Blo
 		if err := p.learn(ctx, id, j.content); err != nil {
 			return nil, err
 		}
-		p.joined[id] = joined{content: j.content, learned: generation}
+		p.joined[id] = joined{content: p.joined[id].content, learned: generation}
 	}
 	p.lastDict, p.lastBlock, p.lastLearned = id, block, generation
 	return block, nil
@@ -78,32 +79,38 @@ func (p *partition) block(ctx context.Context, id, content frame.DictID) (*remot
 	if e := c.get(key); e != nil {
 		return e.block, nil
 	}
-	series, err := p.series(ctx, id, content)
+	series, content, err := p.series(ctx, id, content)
 	if err != nil {
 		return nil, err
 	}
+	key.content = content
 	block := remotewrite.NewBlock(p.ep.protocol, series)
 	c.put(&entry{key: key, bytes: block.Bytes(), block: block})
 	return block, nil
 }
 
-// series returns the final series list, from the packed one in the cache or from the stream.
-func (p *partition) series(ctx context.Context, id, content frame.DictID) ([]frame.Series, error) {
+// series returns the final series list, from the packed one in the cache or from the stream, which may have another one by now, and the name of its content.
+func (p *partition) series(ctx context.Context, id, content frame.DictID) ([]frame.Series, frame.DictID, error) {
 	c := p.ep.svc.cache
 	if e := c.get(cacheKey{content, 0}); e != nil {
-		return e.packed.Series()
+		list, err := e.packed.Series()
+		return list, content, err
 	}
 	packed, err := p.fetch(ctx, id)
 	if err != nil {
-		return nil, err
+		return nil, content, err
+	}
+	if j, ok := p.joined[id]; ok && j.content != packed.Content {
+		p.joined[id] = joined{content: packed.Content}
 	}
 	c.put(&entry{key: cacheKey{packed.Content, 0}, bytes: packed.Packed(), packed: packed})
-	return packed.Series()
+	list, err := packed.Series()
+	return list, packed.Content, err
 }
 
 // learn tells the endpoint's metadata which families a dictionary has.
 func (p *partition) learn(ctx context.Context, id, content frame.DictID) error {
-	series, err := p.series(ctx, id, content)
+	series, _, err := p.series(ctx, id, content)
 	if err != nil {
 		return err
 	}
@@ -120,6 +127,9 @@ const (
 
 // fetch gets what the endpoint gets for a dictionary, evaluated with the endpoint's present rules, and waits until that is there.
 func (p *partition) fetch(ctx context.Context, id frame.DictID) (*frame.Relabelled, error) {
+	if p.part != nil && p.part.rules != nil {
+		return p.part.relabel(ctx, p, id)
+	}
 	conn := p.ep.svc.cfg.Conn
 	subject := conn.Relabelled(p.ep.name, p.number, id)
 	packed, err := p.lookup(ctx, subject)

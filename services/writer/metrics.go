@@ -13,7 +13,7 @@ type metrics struct {
 	svc *Service
 
 	samples, histograms, exemplars, metadata, metadataFailed, bytes, retried, rejected, lost, aged, unsupported, repeated *prometheus.CounterVec
-	requests                                                                                                              *prometheus.CounterVec
+	requests, replayed                                                                                                    *prometheus.CounterVec
 	duration                                                                                                              *prometheus.HistogramVec
 }
 
@@ -44,6 +44,7 @@ func newMetrics(s *Service, reg prometheus.Registerer) *metrics {
 		aged:           counter("aged_samples_total", "Samples dropped because they were older than sample_age_limit."),
 		unsupported:    counter("unsupported_samples_total", "Histograms dropped because the endpoint's protocol cannot carry them."),
 		repeated:       counter("repeated_frames_total", "Frames dropped because they were read a second time, or came from a former owner."),
+		replayed:       counter("replayed_samples_total", "Samples of replays that the endpoint has accepted or refused for good."),
 		requests:       counter("requests_total", "Requests by the endpoint's answer; code 0 stands for none.", "code"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "millrace", Subsystem: "writer", Name: "request_duration_seconds", Help: "Time from sending a request to its answer.",
@@ -82,15 +83,17 @@ func (m *metrics) forget(name string) {
 }
 
 var (
-	lagSeconds = prometheus.NewDesc("millrace_writer_lag_seconds", "Age of the oldest sample that is read and not accepted; 0 where there is none.", []string{"endpoint"}, nil)
+	lagSeconds = prometheus.NewDesc("millrace_writer_lag_seconds", "Age of the oldest sample that is read or passed over and not accepted; 0 where there is none.", []string{"endpoint"}, nil)
 	lagBatches = prometheus.NewDesc("millrace_writer_lag_messages", "Messages of the stream that the endpoint has not got all of.", []string{"endpoint"}, nil)
-	oldestTime = prometheus.NewDesc("millrace_writer_oldest_unsent_timestamp_seconds", "Timestamp of the oldest sample that is read and not accepted; 0 where there is none.", []string{"endpoint"}, nil)
+	backlogged = prometheus.NewDesc("millrace_writer_backlog_messages", "Messages among them that were passed over for newer ones, and are sent beside those.", []string{"endpoint"}, nil)
+	oldestTime = prometheus.NewDesc("millrace_writer_oldest_unsent_timestamp_seconds", "Timestamp of the oldest sample that is read or passed over and not accepted; 0 where there is none.", []string{"endpoint"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- lagSeconds
 	ch <- lagBatches
+	ch <- backlogged
 	ch <- oldestTime
 }
 
@@ -103,6 +106,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		ch <- prometheus.MustNewConstMetric(lagSeconds, prometheus.GaugeValue, st.Lag.Seconds(), st.Name)
 		ch <- prometheus.MustNewConstMetric(lagBatches, prometheus.GaugeValue, float64(st.Messages), st.Name)
+		ch <- prometheus.MustNewConstMetric(backlogged, prometheus.GaugeValue, float64(st.Backlog), st.Name)
 		ch <- prometheus.MustNewConstMetric(oldestTime, prometheus.GaugeValue, oldest, st.Name)
 	}
 }
@@ -110,13 +114,15 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 // Status is how an endpoint stands.
 type Status struct {
 	Name, URL, Protocol string
-	// Lag is the age of the oldest sample that is read and not accepted, Oldest its timestamp; both zero where all is sent.
+	// Lag is the age of the oldest sample that is read or passed over and not accepted, Oldest its timestamp; both zero where all is sent.
 	Lag    time.Duration
 	Oldest time.Time
-	// Messages is how many messages the endpoint has not got all of.
-	Messages uint64
-	// Sent, Retried and Rejected count samples since the process started.
-	Sent, Retried, Rejected float64
+	// Messages is how many messages the endpoint has not got all of. Samples is an estimate of how many samples are in them: as many for each message as in those read so far.
+	Messages, Samples uint64
+	// Backlog is how many of the messages were passed over for newer ones, and are sent beside those.
+	Backlog uint64
+	// Sent, Retried, Rejected and Lost count samples since the process started.
+	Sent, Retried, Rejected, Lost float64
 	// Waiting says on what; empty while samples flow.
 	Waiting string
 	// LastError and LastErrorAt are the newest failure or refusal.
@@ -134,15 +140,22 @@ func (s *Service) Status() []Status {
 		st := Status{
 			Name: r.name, URL: r.client.URL(), Protocol: r.protocol.String(),
 			Sent: counter.Value(r.metrics.samples), Retried: counter.Value(r.metrics.retried), Rejected: counter.Value(r.metrics.rejected),
+			Lost: counter.Value(r.metrics.lost),
 		}
+		read, samples := uint64(0), uint64(0)
 		for _, p := range r.partitions {
 			st.Messages += p.unhandled()
+			read, samples = read+p.readMessages.Load(), samples+p.readSamples.Load()
 			if t := p.oldest(); t != 0 && (st.Oldest.IsZero() || t < st.Oldest.UnixMilli()) {
 				st.Oldest = time.UnixMilli(t)
 			}
-			if w := p.waiting.Load(); w != nil {
-				st.Waiting = *w
+			if w := p.waits(); w != "" {
+				st.Waiting = w
 			}
+			st.Backlog += p.back.Load().messages()
+		}
+		if read > 0 {
+			st.Samples = uint64(float64(st.Messages) * float64(samples) / float64(read))
 		}
 		if !st.Oldest.IsZero() {
 			st.Lag = max(time.Since(st.Oldest), 0)

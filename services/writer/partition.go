@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,9 @@ type partition struct {
 	ep     *endpoint
 	number int
 	log    *slog.Logger
+	part   *part    // of a replay; nil for what is collected now
+	gap    *gap     // that is drained beside what is collected now; nil otherwise
+	owner  *backlog // of gap
 
 	mb       *stream.Mailbox
 	stopping context.Context // ends when no other message is to be begun
@@ -40,11 +44,19 @@ type partition struct {
 	marks    map[uint64]uint64 // the same by publisher, where there are several
 	since    time.Time         // when the position was made
 
+	renewed *renewals // nil where there are no limits on series
+
 	gone map[frame.DictID]time.Time // dictionaries that the stream has lost, and when that was found
 
 	lastDict    frame.DictID
 	lastBlock   *remotewrite.Block
 	lastLearned uint64
+
+	back atomic.Pointer[backlog]   // what was passed over and is not sent; nil where that cannot be
+	side atomic.Pointer[partition] // the reader of a gap of it
+
+	took   time.Duration // that the endpoint took for the present request
+	nextAt time.Time     // when the next request of a gap may go out, and its share begins
 
 	// What others read.
 	waiting atomic.Pointer[string]
@@ -52,6 +64,8 @@ type partition struct {
 	sending atomic.Int64  // time of the oldest frame of the request in flight, likewise
 	behind  atomic.Uint64 // messages behind the last one that is read
 	unsent  atomic.Int64  // messages that are read, and whose samples are not all accepted
+	// readMessages and readSamples count what was read since the process started: how many samples a message has, for an estimate.
+	readMessages, readSamples atomic.Uint64
 }
 
 // place is the last frame of a source that was taken.
@@ -74,19 +88,33 @@ func (p *partition) mailbox() stream.MailboxConfig {
 
 // Serve reads frames and sends them until ctx ends. What the endpoint had not taken then is read again by whoever comes next.
 func (p *partition) Serve(ctx context.Context) error {
-	mb, err := p.ep.svc.cfg.Conn.OpenMailbox(ctx, p.mailbox())
+	mb, err := p.openMailbox(ctx)
 	if err != nil {
 		return err
 	}
 	p.mb = mb
 	p.joined, p.seen, p.gone = map[frame.DictID]joined{}, map[uint64]place{}, map[frame.DictID]time.Time{}
+	if p.gap != nil {
+		maps.Copy(p.seen, p.gap.seen)
+	}
 	p.lastBlock, p.current = nil, nil
+	stopRenewals, err := p.followRenewals()
+	if err != nil {
+		mb.Close()
+		return err
+	}
+	defer stopRenewals()
 	p.unsent.Store(0)
 	p.free, p.out = make(chan *remotewrite.Request, requests), make(chan *parcel)
 	for range requests {
 		p.free <- remotewrite.NewRequest(p.ep.protocol)
 	}
 	p.marks, p.since = mb.Marks()
+	if err := p.openBacklog(); err != nil {
+		mb.Close()
+		return err
+	}
+	defer p.back.Store(nil)
 	if err := p.mark(ctx); err != nil {
 		mb.Close()
 		return err
@@ -104,18 +132,31 @@ func (p *partition) Serve(ctx context.Context) error {
 	})()
 	reading, stopReading := context.WithCancel(ctx)
 	defer context.AfterFunc(work, stopReading)()
-	var shipping, watching sync.WaitGroup
+	var shipping, watching, draining sync.WaitGroup
 	shipping.Go(func() {
 		if err := actor.Try(func() error { return p.ship(work) }); err != nil {
 			stop(err)
 		}
 	})
 	watching.Go(func() { p.watch(work) })
-	if err := actor.Try(func() error { return p.read(reading, work) }); err != nil {
+	if p.ep.cfg.FreshFirst != nil && p.back.Load() != nil {
+		draining.Go(func() {
+			if err := actor.Try(func() error { return p.drain(reading, true) }); err != nil {
+				stop(err)
+			}
+		})
+	}
+	if err := actor.Try(func() error { return p.readAll(reading, work) }); err != nil {
 		stop(err)
 	}
 	close(p.out)
 	shipping.Wait()
+	draining.Wait()
+	if p.part != nil {
+		if err := p.part.store(ctx, work, mb); err != nil { // without it, nobody would know that all is done
+			stop(err)
+		}
+	}
 	stop(context.Canceled)
 	watching.Wait()
 	mb.Close()
@@ -123,6 +164,7 @@ func (p *partition) Serve(ctx context.Context) error {
 	p.sending.Store(0)
 	p.behind.Store(0)
 	p.unsent.Store(0)
+	p.setWaiting("") // whoever has the partition next says on what it waits
 	if cause := context.Cause(work); !errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -132,9 +174,15 @@ func (p *partition) Serve(ctx context.Context) error {
 // mark finds how many samples the partition had at the position, so that those which the stream drops before they are read can be
 // counted. A position behind messages that it has not read itself, which is where a new endpoint begins, gets its mark here.
 func (p *partition) mark(ctx context.Context) error {
+	if p.gap != nil {
+		return nil // it has brought its mark
+	}
 	pos, conn := p.mb.Position(), p.ep.svc.cfg.Conn
 	p.readMark, p.marked = pos.Mark, pos.Mark != 0 || pos.Seq == 0
-	if p.marked {
+	if n, ok := p.tail(0); ok && pos.Mark == 0 {
+		p.readMark, p.marked = n, true
+	}
+	if p.marked || p.part != nil && p.part.rec.Spec.Rejected {
 		return nil
 	}
 	msg, err := conn.Last(ctx, stream.Frames, conn.Frames(p.number))
@@ -158,7 +206,9 @@ func (p *partition) mark(ctx context.Context) error {
 	if msg.Seq <= pos.Seq {
 		p.readMark += uint64(h.Samples)
 	}
-	p.mb.Handled(pos.Seq, p.readMark)
+	if p.part == nil {
+		p.mb.Handled(pos.Seq, p.readMark)
+	}
 	return nil
 }
 
@@ -175,13 +225,23 @@ func (p *partition) read(ctx, work context.Context) error {
 			}
 			return err
 		}
+		if !late && p.stale(msg) {
+			switch jumped, err := p.jump(ctx, work, msg); {
+			case ctx.Err() != nil:
+				return nil
+			case err != nil:
+				return err
+			case jumped:
+				continue
+			}
+		}
 		if !late {
 			p.behind.Store(msg.Pending)
 			if err := p.message(work, msg); err != nil {
 				return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
 			}
 		}
-		if late || p.current != nil && !time.Now().Before(p.deadline()) {
+		if late || p.current != nil && p.due(msg) {
 			if err := p.flush(work); err != nil {
 				return err
 			}
@@ -190,8 +250,17 @@ func (p *partition) read(ctx, work context.Context) error {
 	}
 }
 
-// fillTime is how long a request that is not full waits for more: pushes come in small messages, and a request costs as much as several hundred samples.
-const fillTime = 200 * time.Millisecond
+// A request that is not full waits for more for fillTime, where it has less than enough samples or more are in the stream: pushes come in small messages, and a request
+// costs as much as several hundred samples.
+const (
+	fillTime = 200 * time.Millisecond
+	enough   = 2000
+)
+
+// due reports whether the current request is sent as it is after a message.
+func (p *partition) due(msg stream.Message) bool {
+	return msg.Pending == 0 && p.current.req.Samples() >= enough || !time.Now().Before(p.deadline())
+}
 
 // deadline is when the current request is to be sent, however little it holds.
 func (p *partition) deadline() time.Time {
@@ -215,17 +284,21 @@ func (p *partition) next(ctx context.Context) (msg stream.Message, late bool, er
 
 // message adds the frames of one message to requests.
 func (p *partition) message(ctx context.Context, msg stream.Message) error {
-	batch, err := frame.OpenBatch(msg.Data, p.buf)
+	batch, err := p.openBatch(msg.Data)
 	if errors.Is(err, frame.ErrCorrupt) {
 		return p.skip(ctx, msg, err)
 	}
 	if err != nil {
 		return err
 	}
-	p.buf = batch.Buffer()
 	p.reading.Store(batch.MinTime)
 	p.unsent.Add(1)
+	p.readMessages.Add(1)
+	p.readSamples.Add(uint64(max(batch.Samples, 0)))
 	publisher, began := stream.PublisherOf(msg.Header)
+	if back := p.back.Load(); back != nil {
+		back.heard(publisher, began, batch.First)
+	}
 	if before, known := p.readUpTo(publisher, began); known && batch.First > before {
 		p.ep.lost(batch.First-before, "the stream's retention passed before the endpoint took them, or their message cannot be read", p.number)
 	}
@@ -248,7 +321,16 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 			continue
 		}
 		for i := range p.frame.Sections {
-			if err := p.section(ctx, &p.frame, &p.frame.Sections[i]); err != nil {
+			s := &p.frame.Sections[i]
+			if p.part != nil {
+				if s, err = p.part.cut(ctx, p, &p.frame, s); err != nil {
+					return err
+				}
+			}
+			if s == nil {
+				continue
+			}
+			if err := p.section(ctx, &p.frame, s); err != nil {
 				return err
 			}
 		}
@@ -274,11 +356,14 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 // readUpTo returns how many samples a publisher had published up to its last message that was read. One that began after the position was made has published nothing before
 // its first message.
 func (p *partition) readUpTo(publisher uint64, began time.Time) (samples uint64, known bool) {
-	if publisher == 0 {
-		return p.readMark, p.marked
+	if publisher == 0 && p.marked {
+		return p.readMark, true
 	}
 	if n, ok := p.marks[publisher]; ok {
 		return n, true
+	}
+	if n, ok := p.tail(publisher); ok || publisher == 0 {
+		return n, ok
 	}
 	return 0, began.After(p.since)
 }
@@ -302,6 +387,9 @@ func (p *partition) ended(ctx context.Context, msg stream.Message) error {
 	}
 	p.current.seq, p.current.mark = msg.Seq, p.readMark
 	p.current.messages++
+	if p.part != nil {
+		p.current.progress = p.part.soFar(p)
+	}
 	return nil
 }
 
@@ -341,6 +429,9 @@ func (p *partition) begin(ctx context.Context) error {
 
 // flush hands the current request to the sending side.
 func (p *partition) flush(ctx context.Context) error {
+	if p.part != nil {
+		p.part.flushed += uint64(p.current.req.Samples())
+	}
 	select {
 	case p.out <- p.current:
 		p.current = nil
@@ -361,13 +452,14 @@ func (p *partition) ship(ctx context.Context) error {
 				return nil
 			}
 			p.sending.Store(x.oldest)
+			p.took = 0
 			if x.req.Samples() > 0 {
-				if err := p.send(ctx, x); err != nil {
+				if err := p.bring(ctx, x); err != nil {
 					return err
 				}
 			}
 			if x.seq != 0 {
-				p.mb.HandledFrom(x.seq, x.mark, x.marks)
+				p.handled(x)
 				p.unsent.Add(-x.messages)
 			}
 			p.sending.Store(0)

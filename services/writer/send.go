@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/millrace/millrace/pkg/remotewrite"
+	"github.com/millrace/millrace/pkg/replay"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -23,6 +24,8 @@ type parcel struct {
 	marks map[uint64]uint64
 	// messages counts those that end in it.
 	messages int64
+	// progress is a replay's with the message of seq.
+	progress replay.Progress
 	// oldest is the time of the oldest frame in it, in milliseconds.
 	oldest int64
 }
@@ -141,6 +144,7 @@ func (d *delivery) try(ctx context.Context, body []byte, samples int) (remotewri
 			res.Outcome = remotewrite.Refused
 		}
 		if res.Outcome != remotewrite.Retry {
+			p.took += time.Since(start)
 			if res.Outcome == remotewrite.Accepted {
 				ep.metrics.samples.Add(float64(samples))
 				ep.metrics.bytes.Add(float64(len(body)))

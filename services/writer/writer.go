@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/fleet"
@@ -29,6 +30,8 @@ type Config struct {
 	CacheBytes int
 	// ReadAhead is how many messages each partition of each endpoint fetches ahead; 0 for the mailbox's default.
 	ReadAhead int
+	// ReplaysOnly leaves the endpoints to another time: only replays are run.
+	ReplaysOnly bool
 	// Logger and Registerer receive the service's log lines and metrics.
 	Logger     *slog.Logger
 	Registerer prometheus.Registerer
@@ -44,6 +47,9 @@ type Service struct {
 	applying sync.Mutex    // held while endpoints and partitions start and stop
 	actors   *actor.System // nil while Serve does not run
 	owned    map[int]bool  // partitions
+	known    []Endpoint    // of the configuration
+	external labels.Labels
+	replays  map[string]*replaying
 
 	mu        sync.Mutex // held for moments, so that Status never waits for an endpoint to stop
 	endpoints []*running
@@ -52,6 +58,7 @@ type Service struct {
 // running is an endpoint and the actors that serve it.
 type running struct {
 	*endpoint
+	kind  string // "endpoint" or "replay"
 	ref   *actor.Ref
 	sys   *actor.System
 	parts map[int]*actor.Ref // of the partitions that this process owns
@@ -59,7 +66,7 @@ type running struct {
 
 // New returns the service. system supervises its actors.
 func New(cfg Config, system *actor.System) *Service {
-	s := &Service{cfg: cfg, system: system, cache: newCache(cfg.CacheBytes), owned: map[int]bool{}}
+	s := &Service{cfg: cfg, system: system, cache: newCache(cfg.CacheBytes), owned: map[int]bool{}, replays: map[string]*replaying{}}
 	s.metrics = newMetrics(s, cfg.Registerer)
 	return s
 }
@@ -72,6 +79,10 @@ var ErrNotStored = errors.New("where it begins cannot be stored")
 func (s *Service) ApplyConfig(ctx context.Context, endpoints []Endpoint) error {
 	s.applying.Lock()
 	defer s.applying.Unlock()
+	if s.cfg.ReplaysOnly {
+		s.known = endpoints
+		return nil
+	}
 	var next []*running
 	kept := map[*running]bool{}
 	for _, cfg := range endpoints {
@@ -94,7 +105,7 @@ func (s *Service) ApplyConfig(ctx context.Context, endpoints []Endpoint) error {
 				return fmt.Errorf("endpoint %q: %w", cfg.Name, err)
 			}
 		}
-		next = append(next, &running{endpoint: e})
+		next = append(next, &running{endpoint: e, kind: "endpoint"})
 	}
 	var errs error
 	for _, old := range s.endpoints {
@@ -115,6 +126,8 @@ func (s *Service) ApplyConfig(ctx context.Context, endpoints []Endpoint) error {
 			}
 		}
 	}
+	s.known = endpoints
+	s.refreshReplays(ctx)
 	return errs
 }
 
@@ -128,19 +141,44 @@ func (s *Service) find(cfg Endpoint) *running {
 }
 
 func (s *Service) start(r *running) {
-	r.sys, r.parts = s.system.Detached("endpoint "+r.name), map[int]*actor.Ref{}
+	r.sys, r.parts = s.system.Detached(r.kind+" "+r.name), map[int]*actor.Ref{}
 	for p := range s.owned {
 		r.own(p)
 	}
 	if r.sendsMetadata() {
 		r.sys.Spawn("metadata "+r.name, &metadataSender{ep: r.endpoint})
 	}
-	r.ref = s.actors.Spawn("endpoint "+r.name, r.sys)
+	r.ref = s.actors.Spawn(r.kind+" "+r.name, r.sys)
 }
 
 // own starts a partition.
 func (r *running) own(partition int) {
-	r.parts[partition] = r.sys.Spawn(fmt.Sprintf("writer %s/%d", r.name, partition), r.partitions[partition])
+	if partition >= len(r.partitions) {
+		return // a replay of what was rejected is not cut into partitions
+	}
+	kind := "writer"
+	if r.kind == "replay" {
+		kind = r.kind
+	}
+	r.parts[partition] = r.sys.Spawn(fmt.Sprintf("%s %s/%d", kind, r.name, partition), r.partitions[partition])
+}
+
+// all returns what runs: endpoints and replays.
+func (s *Service) all() []*running {
+	list := slices.Clone(s.endpoints)
+	for _, r := range s.replays {
+		if r.running != nil {
+			list = append(list, r.running)
+		}
+	}
+	return list
+}
+
+// repace gives replays their part of the rate, which is that of the partitions.
+func (s *Service) repace() {
+	for _, r := range s.replays {
+		r.pace()
+	}
 }
 
 // Take starts partitions for all endpoints.
@@ -149,12 +187,13 @@ func (s *Service) Take(partitions map[int]uint64) {
 	defer s.applying.Unlock()
 	for p := range partitions {
 		s.owned[p] = true
-		for _, r := range s.endpoints {
+		for _, r := range s.all() {
 			if r.ref != nil {
 				r.own(p)
 			}
 		}
 	}
+	s.repace()
 }
 
 // Give stops partitions for all endpoints. What is on its way is finished where the endpoint takes it, and the position stored, so that whoever comes next repeats nothing.
@@ -166,7 +205,7 @@ func (s *Service) Give(partitions []int, _ bool) {
 	var stopping sync.WaitGroup
 	for _, p := range partitions {
 		delete(s.owned, p)
-		for _, r := range s.endpoints {
+		for _, r := range s.all() {
 			ref := r.parts[p]
 			if ref == nil {
 				continue
@@ -180,6 +219,7 @@ func (s *Service) Give(partitions []int, _ bool) {
 		}
 	}
 	stopping.Wait()
+	s.repace()
 }
 
 // giveTime is how long a partition may take to stop before another process takes it over all the same.
@@ -204,6 +244,7 @@ func (s *Service) Serve(ctx context.Context) error {
 	for _, r := range s.endpoints {
 		s.start(r)
 	}
+	actors.Spawn("replays", &replays{svc: s})
 	s.applying.Unlock()
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -218,6 +259,7 @@ func (s *Service) Serve(ctx context.Context) error {
 	for _, r := range s.endpoints {
 		r.ref, r.parts = nil, nil
 	}
+	clear(s.replays)
 	s.applying.Unlock()
 	stop()
 	return errors.Join(err, <-worked)
