@@ -17,11 +17,28 @@ type apiError struct {
 const (
 	errorTimeout  = "timeout"
 	errorInternal = "internal"
+	errorBadData  = "bad_data"
+	errorNotFound = "not_found"
+	// These are not of Prometheus.
+	errorConflict  = "conflict"
+	errorForbidden = "forbidden"
 )
 
+// ErrNotReady is returned by a provider of a process that is still starting.
+var ErrNotReady = errors.New("still starting; try again when /-/ready says so")
+
 func (e *apiError) code() int {
-	if e.errorType == errorTimeout {
+	switch e.errorType {
+	case errorTimeout:
 		return http.StatusServiceUnavailable
+	case errorBadData:
+		return http.StatusBadRequest
+	case errorNotFound:
+		return http.StatusNotFound
+	case errorConflict:
+		return http.StatusConflict
+	case errorForbidden:
+		return http.StatusForbidden
 	}
 	return http.StatusInternalServerError
 }
@@ -44,12 +61,14 @@ type apiResponse struct {
 
 // api makes a handler of a function that returns data or an error; providers get ProviderTimeout.
 func (s *Server) api(get func(r *http.Request) (any, *apiError)) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), s.cfg.ProviderTimeout)
-		defer cancel()
+	return s.apiWithin(s.cfg.ProviderTimeout, get)
+}
 
+// answer makes a handler of a function that returns data or an error.
+func (s *Server) answer(get func(r *http.Request) (any, *apiError)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		code, response := http.StatusOK, apiResponse{Status: "success"}
-		data, apiErr := get(r.WithContext(ctx))
+		data, apiErr := get(r)
 		if apiErr != nil {
 			code = apiErr.code()
 			response = apiResponse{Status: "error", ErrorType: apiErr.errorType, Error: apiErr.err.Error()}
@@ -81,4 +100,12 @@ func (s *Server) statusBuildInfo(*http.Request) (any, *apiError) {
 
 func (s *Server) status(r *http.Request) (any, *apiError) {
 	return s.cfg.Status(r.Context()).presentable(), nil
+}
+
+func (s *Server) statusFleet(r *http.Request) (any, *apiError) {
+	d, err := s.cfg.Fleet(r.Context())
+	if err != nil {
+		return nil, providerError(r.Context(), err)
+	}
+	return d, nil
 }

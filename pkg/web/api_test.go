@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace/millrace/pkg/status"
 )
 
 func indent(t *testing.T, body []byte) string {
@@ -165,7 +167,7 @@ func TestStatusIsPresentable(t *testing.T) {
 		}},
 	}
 	s := newServer(t, func(c *Config) { c.Status = func(context.Context) Status { return status } })
-	for _, path := range []string{"/api/v1/status", "/"} {
+	for _, path := range []string{"/api/v1/status", "/process"} {
 		w := do(t, s, http.MethodGet, path)
 		if w.Code != http.StatusOK {
 			t.Fatalf("%s: %d %s", path, w.Code, w.Body)
@@ -185,7 +187,26 @@ func TestStatusIsPresentable(t *testing.T) {
 	if got.Services[0].Figures[0].Value != 0 || !math.IsNaN(status.Services[0].Figures[0].Value) {
 		t.Error("figures: the copy must be finite and the original untouched")
 	}
-	if got := redactURL("http://a b:\x00"); got != "xxxxx" {
+	if got := RedactURL("http://a b:\x00"); got != "xxxxx" {
 		t.Errorf("a URL that cannot be parsed is shown: %q", got)
+	}
+}
+
+func TestStatusOfTheFleet(t *testing.T) {
+	failure := error(nil)
+	s := newServer(t, func(c *Config) {
+		c.Fleet = func(context.Context) (*status.Document, error) {
+			return &status.Document{Version: 1, Members: []status.Member{{ID: "a-1"}}}, failure
+		}
+	})
+	if w := do(t, s, "GET", "/api/v1/status/fleet"); w.Code != 200 || !strings.Contains(w.Body.String(), `{"status":"success","data":{"version":1,`) || !strings.Contains(w.Body.String(), `"id":"a-1"`) {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	failure = context.DeadlineExceeded
+	if w := do(t, s, "GET", "/api/v1/status/fleet"); w.Code != 503 || !strings.Contains(w.Body.String(), `"errorType":"timeout"`) {
+		t.Errorf("out of time: %d %s", w.Code, w.Body)
+	}
+	if w := do(t, newServer(t, nil), "GET", "/api/v1/status/fleet"); w.Code != 404 {
+		t.Errorf("without a fleet: %d", w.Code)
 	}
 }

@@ -13,6 +13,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	toolkit "github.com/prometheus/exporter-toolkit/web"
+
+	"github.com/millrace/millrace/pkg/cardinality"
+	"github.com/millrace/millrace/pkg/status"
+	"github.com/millrace/millrace/pkg/tail"
 )
 
 // Defaults of the optional fields of [Config].
@@ -54,6 +58,8 @@ type Config struct {
 	Reload func(ctx context.Context) error
 	// RemoteWrite takes what is posted to /api/v1/write. Default: that path does not exist.
 	RemoteWrite http.Handler
+	// Replays starts, shows and stops replays. Default: /replays and /api/v1/replays do not exist.
+	Replays Replays
 	// ConfigYAML returns the running configuration with its secrets already redacted. Default: empty.
 	ConfigYAML func() string
 	// Targets returns the targets being scraped, those that relabelling dropped, and how many were dropped per scrape
@@ -62,6 +68,28 @@ type Config struct {
 	// Status returns the state of services, streams and endpoints. The caller does not change what it gets.
 	// Default: an empty status.
 	Status func(ctx context.Context) Status
+	// Fleet returns how the whole fleet stands. Default: /api/v1/status/fleet does not exist.
+	Fleet func(ctx context.Context) (*status.Document, error)
+	// FleetTargets finds targets of the whole fleet. An error that wraps [status.ErrQuery] is about the question. Default: /targets does not exist.
+	FleetTargets func(ctx context.Context, q *status.TargetQuery) (*status.TargetPage, error)
+
+	// Cardinality counts series, for GET /api/v1/cardinality and its page; one call runs at a time. It has CardinalityTimeout. Default: neither
+	// exists.
+	Cardinality func(ctx context.Context, q cardinality.Query) (*cardinality.Report, error)
+
+	// History returns how the endpoints of the whole fleet stood over the last hour. Default: the page of streams shows no charts.
+	History func(ctx context.Context) (*status.History, error)
+	// Rejected finds what endpoints have refused for good. Default: /rejected does not exist.
+	Rejected Rejected
+	// Endpoints returns the names of the configuration's endpoints, to which replays can go. Default: none.
+	Endpoints func() []string
+	// Rules returns the rules of the running configuration that can be tried, in its order. Default: none.
+	Rules func() []RuleSet
+	// SeriesLimits returns the limits on series of the running configuration. Default: none.
+	SeriesLimits func() []SeriesLimit
+
+	// Tail answers GET /api/v1/tail with samples as they pass. Default: that path does not exist.
+	Tail func(ctx context.Context, q tail.Query) (*tail.Tail, error)
 
 	// ReadHeaderTimeout limits the time to read a request's headers. Default: 10 s.
 	ReadHeaderTimeout time.Duration
@@ -71,7 +99,7 @@ type Config struct {
 	IdleTimeout time.Duration
 	// ShutdownTimeout limits how long requests may go on after Serve's context ended. Default: 5 s.
 	ShutdownTimeout time.Duration
-	// ProviderTimeout limits each request's calls of Targets and Status. Default: 5 s.
+	// ProviderTimeout limits each request's calls of Targets, Status and Fleet. Default: 5 s.
 	ProviderTimeout time.Duration
 }
 
@@ -104,6 +132,15 @@ func (c Config) withDefaults() Config {
 	}
 	if c.ConfigYAML == nil {
 		c.ConfigYAML = func() string { return "" }
+	}
+	if c.Endpoints == nil {
+		c.Endpoints = func() []string { return nil }
+	}
+	if c.SeriesLimits == nil {
+		c.SeriesLimits = func() []SeriesLimit { return nil }
+	}
+	if c.Rules == nil {
+		c.Rules = func() []RuleSet { return nil }
 	}
 	if c.Targets == nil {
 		c.Targets = func(context.Context) ([]Target, []DroppedTarget, map[string]int, error) { return nil, nil, nil, nil }

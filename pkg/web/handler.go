@@ -16,10 +16,11 @@ import (
 //go:embed assets
 var assets embed.FS
 
-// Content security policies: the page loads its own style sheet and icon and nothing else; answers that are not the
-// page load nothing. The index of profiles comes from the standard library with a style sheet inside.
+// Content security policies: the pages load their own style sheets, script and icon, themselves again, and nothing else; no script or style stands in them. The index of
+// profiles comes from the standard library with a style sheet inside.
 const (
-	csp      = "default-src 'none'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	csp = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; " +
+		"frame-ancestors 'none'"
 	cspPprof = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
@@ -70,7 +71,7 @@ func (s *Server) routes() http.Handler {
 		path := pattern[strings.IndexByte(pattern, ' ')+1:] // without the method
 		mux.Handle(pattern, s.metrics.instrument(strings.TrimSuffix(path, "{$}"), h))
 	}
-	handle("GET /{$}", http.HandlerFunc(s.page))
+	s.pageRoutes(handle)
 	handle("GET /assets/", cached(http.FileServerFS(assets)))
 	handle("GET /metrics", s.exposition())
 	handle("GET /-/healthy", http.HandlerFunc(s.healthy))
@@ -83,8 +84,18 @@ func (s *Server) routes() http.Handler {
 	}
 	handle("GET /api/v1/targets", s.api(s.targets))
 	handle("GET /api/v1/status", s.api(s.status))
+	if s.cfg.Fleet != nil {
+		handle("GET /api/v1/status/fleet", s.api(s.statusFleet))
+	}
 	handle("GET /api/v1/status/config", s.api(s.statusConfig))
 	handle("GET /api/v1/status/buildinfo", s.api(s.statusBuildInfo))
+	if s.cfg.Cardinality != nil {
+		handle("GET /api/v1/cardinality", s.cardinality())
+	}
+	if s.cfg.Tail != nil {
+		handle("GET /api/v1/tail", s.tail())
+	}
+	s.replayRoutes(handle)
 	handle("GET /debug/pprof/", http.HandlerFunc(pprof.Index))
 	handle("GET /debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
 	handle("GET /debug/pprof/profile", http.HandlerFunc(pprof.Profile))
@@ -125,11 +136,11 @@ func setSecurityHeaders(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// cached lets browsers keep assets for ever: the page asks for them with a hash of all assets in the URL.
+// cached lets browsers keep assets for ever: the pages ask for them with a hash of all assets in the URL.
 func cached(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/") || strings.HasSuffix(r.URL.Path, ".html") {
-			http.NotFound(w, r) // no listings, and the page's template is no asset
+			http.NotFound(w, r) // no listings, and the pages' templates are no assets
 			return
 		}
 		if r.URL.Query().Get("v") == assetsHash() {

@@ -17,10 +17,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/millrace/millrace/pkg/status"
 )
 
 func TestRoutesAnswerTheirMethodsOnly(t *testing.T) {
-	s := newServer(t, func(c *Config) { c.Reload = func(context.Context) error { return nil } })
+	s := newServer(t, func(c *Config) {
+		c.Reload = func(context.Context) error { return nil }
+		c.Fleet = func(context.Context) (*status.Document, error) { return sampleFleet(), nil }
+	})
 	for _, tc := range []struct {
 		method, path string
 		code         int
@@ -28,6 +33,8 @@ func TestRoutesAnswerTheirMethodsOnly(t *testing.T) {
 		{"GET", "/", 200},
 		{"HEAD", "/", 200},
 		{"POST", "/", 405},
+		{"GET", "/process", 200},
+		{"POST", "/process", 405},
 		{"GET", "/missing", 404},
 		{"GET", "/metrics", 200},
 		{"GET", "/-/healthy", 200},
@@ -48,7 +55,8 @@ func TestRoutesAnswerTheirMethodsOnly(t *testing.T) {
 		{"GET", "/assets/page.css", 200},
 		{"GET", "/assets/icon.svg", 200},
 		{"GET", "/assets/", 404},
-		{"GET", "/assets/page.html", 404},
+		{"GET", "/assets/page.js", 200},
+		{"GET", "/assets/layout.html", 404},
 		{"GET", "/assets/missing.css", 404},
 		{"GET", "/api/v1/targets", 200},
 		{"POST", "/api/v1/targets", 405},

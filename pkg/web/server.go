@@ -21,6 +21,10 @@ type Server struct {
 	metrics   *metrics
 	handler   http.Handler
 	reloading chan struct{} // holds one token while a reload runs
+	surveying chan struct{} // holds one token while series are counted
+	surveys   surveys
+
+	replayRates replayRates
 
 	mu        sync.Mutex
 	listeners []net.Listener
@@ -38,7 +42,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, metrics: m, reloading: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, metrics: m, reloading: make(chan struct{}, 1), surveying: make(chan struct{}, 1)}
 	s.handler = s.routes()
 	return s, nil
 }
@@ -161,6 +165,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	s.shutdown(servers)
 	cancel()
+	s.surveys.stop()
 	for range running {
 		err = errors.Join(err, <-ended)
 	}

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/millrace/millrace/pkg/status"
 )
 
 // passwordHash is the bcrypt hash, of the least cost, of "open sesame".
@@ -132,6 +134,7 @@ func TestTLSAndBasicAuthFromWebConfigFile(t *testing.T) {
 	s := newServer(t, func(c *Config) {
 		c.ListenAddresses = []string{"127.0.0.1:0", "127.0.0.1:0"}
 		c.WebConfigFile = file
+		c.Fleet = func(context.Context) (*status.Document, error) { return sampleFleet(), nil }
 	})
 	serve(t, s)
 	client := newClient(t, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true})
@@ -143,7 +146,7 @@ func TestTLSAndBasicAuthFromWebConfigFile(t *testing.T) {
 		}{
 			{"", "", 401}, {"miller", "wrong", 401}, {"other", "open sesame", 401}, {"miller", "open sesame", 200},
 		} {
-			for _, path := range []string{"/", "/metrics", "/-/healthy", "/debug/pprof/", "/api/v1/status/config", "/assets/page.css"} {
+			for _, path := range []string{"/", "/process", "/metrics", "/-/healthy", "/debug/pprof/", "/api/v1/status/config", "/assets/page.js"} {
 				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+addr.String()+path, nil)
 				if err != nil {
 					t.Fatal(err)

@@ -173,7 +173,7 @@ func (s Status) presentable() Status {
 	endpoints := make([]EndpointStatus, len(s.Endpoints))
 	for i, e := range s.Endpoints {
 		e.LagSeconds = finite(e.LagSeconds)
-		redacted := redactURL(e.URL)
+		redacted := RedactURL(e.URL)
 		if redacted != e.URL {
 			// An HTTP client's errors quote the URL that it was asked for.
 			e.LastError = strings.ReplaceAll(e.LastError, e.URL, redacted)
@@ -194,9 +194,9 @@ func finite(v float64) float64 {
 	return v
 }
 
-// redactURL hides what a URL may carry as a secret: the password and the values of query parameters. A URL that cannot
+// RedactURL hides what a URL may carry as a secret: the password and the values of query parameters. A URL that cannot
 // be parsed is hidden whole.
-func redactURL(raw string) string {
+func RedactURL(raw string) string {
 	const hidden = "xxxxx"
 	u, err := url.Parse(raw)
 	if err != nil {

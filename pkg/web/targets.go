@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,8 +85,11 @@ type (
 
 // targets answers with the targets that the parameters state (active, dropped or any, the default) and scrapePool
 // choose, ordered by scrape pool. As in Prometheus, the counts of dropped targets are for all pools, and null when
-// only active targets are asked for.
+// only active targets are asked for. With fleet=true the answer is another, see fleetTargets.
 func (s *Server) targets(r *http.Request) (any, *apiError) {
+	if r.URL.Query().Get("fleet") == "true" && s.cfg.FleetTargets != nil {
+		return s.fleetTargets(r)
+	}
 	active, dropped, counts, err := s.cfg.Targets(r.Context())
 	if err != nil {
 		return nil, providerError(r.Context(), fmt.Errorf("listing targets: %w", err))
@@ -117,6 +121,29 @@ func (s *Server) targets(r *http.Request) (any, *apiError) {
 		slices.SortStableFunc(data.DroppedTargets, func(a, b droppedTargetData) int { return cmp.Compare(a.ScrapePool, b.ScrapePool) })
 	}
 	return data, nil
+}
+
+// fleetTargets answers with targets of the whole fleet, see [status.TargetPage]: those that the parameters pool, health and search choose, at most limit (default 100) from the
+// one after the place after on, or before the place before.
+func (s *Server) fleetTargets(r *http.Request) (any, *apiError) {
+	v := r.URL.Query()
+	limit := targetsPerPage
+	if l := v.Get("limit"); l != "" {
+		n, err := strconv.Atoi(l)
+		if err != nil {
+			return nil, &apiError{errorBadData, fmt.Errorf("limit %q is not a number", l)}
+		}
+		limit = n
+	}
+	q, err := targetQuery(v, limit)
+	if err != nil {
+		return nil, &apiError{errorBadData, err}
+	}
+	found, err := s.cfg.FleetTargets(r.Context(), q)
+	if err != nil {
+		return nil, providerError(r.Context(), err)
+	}
+	return found, nil
 }
 
 // globalURLs turns the URLs of targets on this machine into ones that work from others.

@@ -31,6 +31,13 @@ func newServer(t *testing.T, change func(*Config)) *Server {
 	return s
 }
 
+// serveOnce gets a path from the handler.
+func serveOnce(s *Server, path string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+	return w
+}
+
 // do sends a request to the handler.
 func do(t *testing.T, s *Server, method, target string) *httptest.ResponseRecorder {
 	t.Helper()

@@ -49,7 +49,7 @@ func readAny(t *testing.T, s *Service, format door.Format, body []byte) {
 func readTwice(t *testing.T, s *Service, format door.Format, body []byte) {
 	readAny(t, s, format, body)
 	readAny(t, s, format, body)
-	s.registry.sweep(1 << 62)
+	s.registry.sweep(1<<62, false)
 }
 
 // FuzzOTLP reads arbitrary bytes as an OTLP request, twice: the second time what it holds is known.

@@ -32,6 +32,8 @@ type Config struct {
 	MaxSeries int
 	// SeriesIdle is how long after its last push a series is forgotten.
 	SeriesIdle time.Duration
+	// ForgetEach makes dictionaries anew as soon as they have a series that is forgotten, and not only where these are many.
+	ForgetEach bool
 	// OutOfOrderWindow is by how much a sample may be older than the newest of its series.
 	OutOfOrderWindow time.Duration
 	// AckTimeout is how long a request waits for the stream.
@@ -82,7 +84,7 @@ func (s *Service) ApplyConfig(cfg promconfig.OTLPConfig) {
 // Serve takes pushes until ctx ends.
 func (s *Service) Serve(ctx context.Context) error {
 	s.open.Store(true)
-	err := s.registry.keep(ctx, s.cfg.SeriesIdle, s.metadata)
+	err := s.registry.keep(ctx, s.cfg.SeriesIdle, s.cfg.ForgetEach, s.metadata)
 	s.open.Store(false)
 	return err
 }

@@ -177,7 +177,7 @@ func (r *registry) reset() {
 }
 
 // keep forgets what was not pushed for a while, again and again until ctx ends.
-func (r *registry) keep(ctx context.Context, idle time.Duration, metadata *families) error {
+func (r *registry) keep(ctx context.Context, idle time.Duration, each bool, metadata *families) error {
 	tick := time.NewTicker(min(idle/4, time.Minute))
 	defer tick.Stop()
 	for {
@@ -185,14 +185,14 @@ func (r *registry) keep(ctx context.Context, idle time.Duration, metadata *famil
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			r.sweep(seconds(now.Add(-idle)))
+			r.sweep(seconds(now.Add(-idle)), each)
 			metadata.forget(seconds(now.Add(-idle)))
 		}
 	}
 }
 
-// sweep forgets what was not pushed since a time, in seconds.
-func (r *registry) sweep(before int64) {
+// sweep forgets what was not pushed since a time, in seconds; each is as in [source.forget].
+func (r *registry) sweep(before int64, each bool) {
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
@@ -212,7 +212,7 @@ func (r *registry) sweep(before int64) {
 	}
 	r.mu.RUnlock()
 	for k, s := range list {
-		r.series.Add(-int64(s.forget(before)))
+		r.series.Add(-int64(s.forget(before, each)))
 		r.mu.Lock()
 		s.mu.Lock()
 		if len(s.series) == 0 {

@@ -309,7 +309,7 @@ func TestSeriesBeyondTheLimitAreRefused(t *testing.T) {
 func TestForgottenSeriesComeAgain(t *testing.T) {
 	r := newRig(t)
 	r.mustPush(r.at("a", 0, 1), r.at("b", 0, 1))
-	r.registry.sweep(seconds(time.Now()) + 1)
+	r.registry.sweep(seconds(time.Now())+1, false)
 	if n := r.registry.series.Load(); n != 0 || r.registry.counts() != 0 || r.registry.entries.Load() != 0 {
 		t.Fatalf("%d series, %d sources, %d entries after all were idle", n, r.registry.counts(), r.registry.entries.Load())
 	}
@@ -317,12 +317,35 @@ func TestForgottenSeriesComeAgain(t *testing.T) {
 	r.mustStore(r.at("a", 0, 1), r.at("b", 0, 1), r.at("a", 1, 2), r.at("b", 1, 2))
 }
 
+func TestFewForgottenSeriesLeaveTheirDictionaryWhereThatIsWanted(t *testing.T) {
+	r := newRig(t)
+	var list []translated
+	for i := range 10 {
+		list = append(list, r.at(fmt.Sprint("m", i), 0, 1))
+	}
+	r.mustPush(list...)
+	var src *source
+	for _, src = range r.registry.sources {
+	}
+	if len(r.registry.sources) != 1 || len(src.series) != 10 {
+		t.Fatalf("%d sources, %d series", len(r.registry.sources), len(src.series))
+	}
+	src.series[3].seen -= 100
+	before := src.series[0].seen - 50
+	if n := src.forget(before, false); n != 0 || len(src.dicts) == 0 {
+		t.Errorf("%d series forgotten", n)
+	}
+	if n := src.forget(before, true); n != 1 || len(src.series) != 9 || len(src.dicts) != 0 {
+		t.Errorf("%d series forgotten, %d left in %d dictionaries", n, len(src.series), len(src.dicts))
+	}
+}
+
 // The writer takes a frame only once by its number; those of a source that was forgotten in between must go on.
 func TestFrameNumbersGoOnThroughForgetting(t *testing.T) {
 	r := newRig(t)
 	for i := range 4 {
 		r.mustPush(r.at("a", i, 1))
-		r.registry.sweep(seconds(time.Now()) + 1)
+		r.registry.sweep(seconds(time.Now())+1, false)
 	}
 	seen := map[uint64]uint64{}
 	for p := range 2 {

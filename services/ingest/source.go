@@ -129,8 +129,9 @@ func (s *source) tidy() {
 	}
 }
 
-// forget drops the series that were not pushed since a time, in seconds, where they are many: a dictionary with some that are gone costs less than a new one. It returns how many.
-func (s *source) forget(before int64) int {
+// forget drops the series that were not pushed since a time, in seconds, where they are many: a dictionary with some that are gone costs less than a new one. With each it drops
+// them however few they are. It returns how many.
+func (s *source) forget(before int64, each bool) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	idle := 0
@@ -139,7 +140,7 @@ func (s *source) forget(before int64) int {
 			idle++
 		}
 	}
-	if idle == 0 || idle*4 < len(s.series) {
+	if idle == 0 || !each && idle*4 < len(s.series) {
 		return 0
 	}
 	kept := make([]*series, 0, len(s.series)-idle)

@@ -57,7 +57,7 @@ func TestForgottenPointsReferToNothing(t *testing.T) {
 	for range 2 {
 		gathered(t, s, door.RemoteWriteV1, body)
 	}
-	for name, forget := range map[string]func(){"sweep": func() { s.registry.sweep(1 << 60) }, "reset": s.registry.reset} {
+	for name, forget := range map[string]func(){"sweep": func() { s.registry.sweep(1<<60, false) }, "reset": s.registry.reset} {
 		var entries []*entry
 		linked := 0
 		for i := range s.registry.shards {

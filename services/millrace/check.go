@@ -15,6 +15,26 @@ import (
 // checkTime is how long a running Millrace may take to answer a check.
 const checkTime = 5 * time.Second
 
+// checkCommands are `millrace check` with its parts.
+func checkCommands(app *kingpin.Application) []subcommand {
+	check := app.Command("check", "Check configuration files, or a running Millrace.")
+	config := check.Command("config", "Check configuration files, without connecting to anything.")
+	files := config.Arg("file", "Configuration files.").Required().Strings()
+	ready := check.Command("ready", "Check that a running Millrace is ready, as the health checks of containers do.")
+	readyURL := checkURL(ready)
+	healthy := check.Command("healthy", "Check that a running Millrace is alive.")
+	healthyURL := checkURL(healthy)
+	return []subcommand{
+		{config, func(_ context.Context, stdout, stderr io.Writer) error { return checkConfigs(*files, stdout, stderr) }},
+		{ready, func(ctx context.Context, stdout, _ io.Writer) error {
+			return checkRunning(ctx, *readyURL, "/-/ready", stdout)
+		}},
+		{healthy, func(ctx context.Context, stdout, _ io.Writer) error {
+			return checkRunning(ctx, *healthyURL, "/-/healthy", stdout)
+		}},
+	}
+}
+
 func checkURL(c *kingpin.CmdClause) **url.URL {
 	return c.Flag("url", "Where the running Millrace's page is.").Default("http://localhost:9474").URL()
 }

@@ -14,11 +14,13 @@ import (
 // follows what is in use; by itself the runtime keeps a tenth of the heap for later. Both are set anew after every
 // collection, since a heap that grows fast, as at the start, would otherwise be allowed to grow by a multiple. Where the environment
 // sets GOGC or GOMEMLIMIT, that holds.
-func tuneGC() {
+//
+// A process that is pushed to makes garbage with every push, and has what all series were pushed with to look through at each collection: it gets a larger room. pushes counts them.
+func tuneGC(pushes func() uint64) {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	a := &afterGC{room: gcRoomFirst, at: time.Now()}
+	a := &afterGC{room: gcRoomFirst, slack: gcSlack, at: time.Now(), pushes: pushes}
 	a.adjust()
 	runtime.SetFinalizer(a, (*afterGC).collected)
 }
@@ -26,29 +28,40 @@ func tuneGC() {
 const (
 	gcRoomFirst = 16 << 20 // bytes
 	gcRoomLeast = 8 << 20
+	gcRoomPush  = 24 << 20 // the least while pushes come
 	gcRoomMost  = 32 << 20
 	gcSoon      = time.Second
 	gcRare      = 2500 * time.Millisecond
-	gcLeast     = 7       // percent
-	gcMost      = 400     // percent
-	gcSlack     = 4 << 20 // least bytes between what a heap at its goal takes and the memory limit
+	gcLeast     = 7        // percent
+	gcMost      = 400      // percent
+	gcSlack     = 4 << 20  // least bytes between what a heap at its goal takes and the memory limit
+	gcSlackPush = 24 << 20 // the same while pushes come: to give memory back and to take it again at the next push costs more than to keep it
 )
 
 // afterGC is garbage from the beginning, so that its finalizer runs after the next collection.
 type afterGC struct {
-	room uint64
-	at   time.Time // of the last collection
+	room   uint64
+	slack  uint64
+	at     time.Time // of the last collection
+	pushes func() uint64
+	pushed uint64 // until the last collection
 }
 
 func (a *afterGC) collected() {
 	since := time.Since(a.at)
 	a.at = a.at.Add(since)
+	least, pushed := uint64(gcRoomLeast), a.pushes()
+	a.slack = gcSlack
+	if pushed != a.pushed {
+		least, a.slack, a.pushed = gcRoomPush, gcSlackPush, pushed
+	}
 	switch {
 	case since < gcSoon:
 		a.room = min(2*a.room, gcRoomMost)
 	case since > gcRare:
-		a.room = max(a.room/2, gcRoomLeast)
+		a.room /= 2
 	}
+	a.room = max(a.room, least)
 	a.adjust()
 	runtime.SetFinalizer(a, (*afterGC).collected)
 }
@@ -73,5 +86,5 @@ func (a *afterGC) adjust() {
 	debug.SetGCPercent(int(percent))
 	goal := read(s, live) * (100 + percent) / 100
 	rest := read(s, total) - read(s, objects) - read(s, unused) - read(s, free) - read(s, released)
-	debug.SetMemoryLimit(int64(goal + read(s, unused) + rest + max(gcSlack, goal/40)))
+	debug.SetMemoryLimit(int64(goal + read(s, unused) + rest + max(a.slack, goal/40)))
 }

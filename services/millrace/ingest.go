@@ -36,10 +36,12 @@ type otlpDoor struct {
 // lateTaker takes pushes as soon as there is a service for them.
 type lateTaker struct {
 	service atomic.Pointer[ingest.Service]
+	pushes  atomic.Uint64 // that have come
 }
 
 // Take implements [door.Taker].
 func (t *lateTaker) Take(ctx context.Context, p *door.Push) (door.Outcome, error) {
+	t.pushes.Add(1)
 	if s := t.service.Load(); s != nil {
 		return s.Take(ctx, p)
 	}
@@ -136,7 +138,7 @@ func (p *process) makeIngest(conn *stream.Conn, m *config.Millrace) {
 	log := p.log.With("service", "ingest")
 	p.ingest = ingest.New(ingest.Config{
 		Partitions: m.Streams.Partitions, Frames: p.publishers, Deltas: p.deltas, Linger: max(time.Duration(i.Linger)-timerSlack, 0), MaxPendingBytes: int64(i.MaxPendingBytes),
-		MaxSeries: i.MaxSeries, SeriesIdle: time.Duration(i.SeriesIdle), OutOfOrderWindow: time.Duration(i.OutOfOrderWindow), AckTimeout: time.Duration(i.AckTimeout),
+		MaxSeries: i.MaxSeries, SeriesIdle: time.Duration(i.SeriesIdle), ForgetEach: m.Cardinality.Enabled(), OutOfOrderWindow: time.Duration(i.OutOfOrderWindow), AckTimeout: time.Duration(i.AckTimeout),
 		TenantLabel: i.Tenant.Label, Registerer: p.reg,
 	})
 	if p.deltas != nil {

@@ -37,24 +37,29 @@ func main() {
 	os.Exit(code)
 }
 
-// command runs one command line and returns its exit code.
-func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+// subcommand is one of the commands: its flags, and what it does.
+type subcommand struct {
+	clause *kingpin.CmdClause
+	run    func(ctx context.Context, stdout, stderr io.Writer) error
+}
+
+// newApp returns the command line with all commands. Each file of a command has its part.
+func newApp() (*kingpin.Application, []subcommand) {
 	app := kingpin.New("millrace", "Millrace collects metrics the Prometheus way and carries them to any remote_write endpoint without losing one.")
 	app.HelpFlag.Short('h')
+	log := &promslog.Config{}
+	commands := []subcommand{runCommand(app, log), cardinalityCommand(app, log), relabelTestCommand(app), replayCommand(app, log)}
+	commands = append(commands, checkCommands(app)...)
+	commands = append(commands, statusCommand(app, log), topCommand(app, log), targetsCommand(app, log), tailCommand(app, log))
+	return app, append(append(commands, completionCommands(app)...), versionCommand(app))
+}
+
+// command runs one command line and returns its exit code.
+func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app, commands := newApp()
 	app.UsageWriter(stdout).ErrorWriter(stderr)
 	ended := -1
 	app.Terminate(func(code int) { ended = code })
-
-	run, o := runCommand(app)
-	check := app.Command("check", "Check configuration files, or a running Millrace.")
-	checkConfig := check.Command("config", "Check configuration files, without connecting to anything.")
-	files := checkConfig.Arg("file", "Configuration files.").Required().Strings()
-	checkReady := check.Command("ready", "Check that a running Millrace is ready, as the health checks of containers do.")
-	readyURL := checkURL(checkReady)
-	checkHealthy := check.Command("healthy", "Check that a running Millrace is alive.")
-	healthyURL := checkURL(checkHealthy)
-	versionCommand := app.Command("version", "Print the version.")
-
 	if len(args) == 0 {
 		app.UsageWriter(stderr)
 		app.Usage(nil)
@@ -68,17 +73,10 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "millrace: %v; try --help\n", err)
 		return exitUsage
 	}
-	switch name {
-	case run.FullCommand():
-		err = o.run(ctx, stderr)
-	case checkConfig.FullCommand():
-		err = checkConfigs(*files, stdout, stderr)
-	case checkReady.FullCommand():
-		err = checkRunning(ctx, *readyURL, "/-/ready", stdout)
-	case checkHealthy.FullCommand():
-		err = checkRunning(ctx, *healthyURL, "/-/healthy", stdout)
-	case versionCommand.FullCommand():
-		fmt.Fprintln(stdout, version.Print("millrace"))
+	for _, c := range commands {
+		if c.clause.FullCommand() == name {
+			err = c.run(ctx, stdout, stderr)
+		}
 	}
 	var usage usageError
 	switch {
@@ -91,6 +89,13 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "millrace: %v\n", err)
 		return exitFailed
 	}
+}
+
+func versionCommand(app *kingpin.Application) subcommand {
+	return subcommand{app.Command("version", "Print the version."), func(_ context.Context, stdout, _ io.Writer) error {
+		_, err := fmt.Fprintln(stdout, version.Print("millrace"))
+		return err
+	}}
 }
 
 // runOptions are the flags of `millrace run`.
@@ -108,8 +113,8 @@ type runOptions struct {
 // allServices is the default of --services, in the order of the data's way.
 var allServices = []string{"discovery", "scraper", "ingest", "relabel", "writer"}
 
-func runCommand(app *kingpin.Application) (*kingpin.CmdClause, *runOptions) {
-	o := &runOptions{log: &promslog.Config{}}
+func runCommand(app *kingpin.Application, log *promslog.Config) subcommand {
+	o := &runOptions{log: log}
 	c := app.Command("run", "Run Millrace: all services over an embedded NATS server, or some of them over a NATS cluster.")
 	c.Flag("config.file", "Configuration file.").Default("prometheus.yml").StringVar(&o.configFile)
 	c.Flag("storage.path", "Directory of the embedded NATS server's streams.").Default("data/").StringVar(&o.storagePath)
@@ -117,6 +122,13 @@ func runCommand(app *kingpin.Application) (*kingpin.CmdClause, *runOptions) {
 	c.Flag("web.listen-address", "Address to listen on for the page, metrics and API. Repeatable.").Default(":9474").StringsVar(&o.listen)
 	c.Flag("web.config.file", "File with TLS and authentication of the web address (exporter-toolkit format).").Default("").StringVar(&o.webConfig)
 	c.Flag("web.enable-remote-write-receiver", "Take remote_write 1.0 and 2.0 at /api/v1/write of the web address.").BoolVar(&o.remoteWrite)
+	natsFlags(c, o)
+	flag.AddFlags(app, o.log)
+	return subcommand{c, o.run}
+}
+
+// natsFlags are the flags that say where NATS is.
+func natsFlags(c *kingpin.CmdClause, o *runOptions) {
 	c.Flag("nats.url", "NATS servers, separated by commas. Empty for an embedded server. Overrides millrace.nats.url.").Default("").StringVar(&o.natsURL)
 	c.Flag("nats.creds", "NATS credentials file. Overrides millrace.nats.credentials_file.").Default("").StringVar(&o.natsCreds)
 	c.Flag("nats.nkey-seed-file", "File with an NKey seed. Overrides millrace.nats.nkey_seed_file.").Default("").StringVar(&o.natsSeed)
@@ -127,6 +139,4 @@ func runCommand(app *kingpin.Application) (*kingpin.CmdClause, *runOptions) {
 	c.Flag("nats.tls.key-file", "Key of the client certificate. Overrides millrace.nats.tls.key_file.").Default("").StringVar(&o.natsKey)
 	c.Flag("nats.tls.server-name", "Name to expect in the NATS server's certificate. Overrides millrace.nats.tls.server_name.").Default("").StringVar(&o.natsSNI)
 	c.Flag("nats.tls.insecure-skip-verify", "Do not verify the NATS server's certificate.").BoolVar(&o.natsInsecure)
-	flag.AddFlags(app, o.log)
-	return c, o
 }

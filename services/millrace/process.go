@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -28,6 +27,8 @@ import (
 	"github.com/millrace/millrace/pkg/config"
 	"github.com/millrace/millrace/pkg/fleet"
 	"github.com/millrace/millrace/pkg/publish"
+	"github.com/millrace/millrace/pkg/rejected"
+	"github.com/millrace/millrace/pkg/status"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/web"
 	"github.com/millrace/millrace/services/discovery"
@@ -42,15 +43,28 @@ import (
 type process struct {
 	opts     *runOptions
 	services []string
-	log      *slog.Logger
-	reg      *prometheus.Registry
-	metrics  *processMetrics
-	started  time.Time
-	system   *actor.System
-	web      *web.Server
+	// replaysOnly leaves the endpoints alone: only replays are sent.
+	replaysOnly bool
+	log         *slog.Logger
+	reg         *prometheus.Registry
+	metrics     *processMetrics
+	started     time.Time
+	system      *actor.System
+	web         *web.Server
 
 	waiting atomic.Pointer[string] // what starting waits for; nil once all services run
-	conn    atomic.Pointer[stream.Conn]
+	self    fleet.Member
+	nats    atomic.Pointer[stream.Conn] // nil until NATS is reached
+	conn    atomic.Pointer[stream.Conn] // the same, nil until there are streams
+	shared  status.Shared[status.Document]
+	listed  listedTargets
+
+	partitions atomic.Int64 // of the streams; 0 until there are any
+
+	recorder  status.Recorder               // of the endpoints
+	histories status.Shared[status.History] // of the whole fleet
+	shelf     atomic.Pointer[rejected.Shelf]
+	surveying chan struct{} // holds one token while series are counted
 
 	reloading sync.Mutex
 	cfg       atomic.Pointer[loaded]
@@ -75,9 +89,9 @@ type loaded struct {
 }
 
 // run is `millrace run`: it returns when ctx ends, or when going on makes no sense.
-func (o *runOptions) run(ctx context.Context, stderr io.Writer) error {
+func (o *runOptions) run(ctx context.Context, _, stderr io.Writer) error {
 	o.log.Writer = stderr
-	p := &process{opts: o, log: promslog.New(o.log), reg: prometheus.NewRegistry(), started: time.Now()}
+	p := &process{opts: o, log: promslog.New(o.log), reg: prometheus.NewRegistry(), started: time.Now(), surveying: make(chan struct{}, 1)}
 	var err error
 	if p.services, err = parseServices(o.services); err != nil {
 		return usageError{err}
@@ -90,6 +104,9 @@ func (o *runOptions) run(ctx context.Context, stderr io.Writer) error {
 		relaxTimers() // not over a cluster: there, consumers that are made anew after a node's end then wait for minutes
 	}
 	p.cfg.Store(&loaded{cfg, time.Now()})
+	p.self = p.describe()
+	p.shared.Collect, p.shared.Fresh = p.document, status.DocumentFresh
+	p.histories.Collect, p.histories.Fresh = p.history, status.HistoryFresh
 	klog.SetSlogLogger(p.log.With("component", "kubernetes client"))
 	p.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), versioncollector.NewCollector("millrace"))
 	p.metrics = newProcessMetrics(p)
@@ -102,7 +119,7 @@ func (o *runOptions) run(ctx context.Context, stderr io.Writer) error {
 	for _, w := range cfg.Warnings() {
 		p.log.Warn(w)
 	}
-	tuneGC()
+	tuneGC(p.doors.taker.pushes.Load)
 	p.rates.Store(&rates{})
 	return p.serve(ctx)
 }
@@ -125,26 +142,15 @@ func (p *process) has(service string) bool { return slices.Contains(p.services, 
 
 // load reads the configuration file, with the flags that override it.
 func (p *process) load() (*config.Config, error) {
-	o := p.opts
-	return config.Load(o.configFile, p.log, func(m *config.Millrace) {
-		for _, f := range []struct {
-			flag string
-			to   *string
-		}{
-			{o.natsURL, &m.NATS.URL}, {o.natsCreds, &m.NATS.CredentialsFile}, {o.natsSeed, &m.NATS.NKeySeedFile}, {o.natsUser, &m.NATS.Username},
-			{o.natsPassword, &m.NATS.PasswordFile}, {o.natsCA, &m.NATS.TLS.CAFile}, {o.natsCert, &m.NATS.TLS.CertFile},
-			{o.natsKey, &m.NATS.TLS.KeyFile}, {o.natsSNI, &m.NATS.TLS.ServerName},
-		} {
-			if f.flag != "" {
-				*f.to = f.flag
-			}
-		}
-		m.NATS.TLS.InsecureSkipVerify = m.NATS.TLS.InsecureSkipVerify || o.natsInsecure
-	})
+	return config.Load(p.opts.configFile, p.log, p.opts.override)
 }
 
-// coldTime is how often the process lets go of the parts of its own program that it does not use.
-const coldTime = 3 * time.Second
+// The process lets go of the parts of its own program that it does not use after coldTime for the first time, and then after twice the time each, up to coldMost: what it needs again comes back
+// by a page fault for each 8 KiB, and in a virtual machine those of every three seconds were a fifth of all CPU.
+const (
+	coldTime = 3 * time.Second
+	coldMost = 2 * time.Minute
+)
 
 // retryPause is the time between tries of the start at what NATS does not do yet.
 const retryPause = 2 * time.Second
@@ -182,6 +188,25 @@ func (p *process) serve(ctx context.Context) error {
 		return endOr(ctx, err)
 	}
 	defer conn.Close()
+	p.nats.Store(conn)
+	silence, err := status.Answer(conn, status.Answers{Member: p.self.ID, Report: p.report, History: p.ownHistory, Failed: p.unanswered})
+	if err != nil {
+		return endOr(ctx, err)
+	}
+	defer silence()
+	p.shelf.Store(&rejected.Shelf{Conn: conn})
+	if p.has("writer") {
+		desk, err := p.openDesk(conn)
+		if err != nil {
+			return endOr(ctx, err)
+		}
+		defer desk.Close()
+	}
+	deafen, err := p.answerTargets()
+	if err != nil {
+		return endOr(ctx, err)
+	}
+	defer deafen()
 	if err := p.ensure(ctx, conn, &m); err != nil {
 		return endOr(ctx, err)
 	}
@@ -201,22 +226,26 @@ func (p *process) serve(ctx context.Context) error {
 	p.waiting.Store(nil)
 	p.log.Info("Ready", "partitions", m.Streams.Partitions)
 	p.system.Spawn("cold pages", actor.Func(p.releaseColdPages))
+	p.system.Spawn("processors", actor.Func(p.tuneProcs))
 	err = p.system.Serve(ctx)
 	publishAll()
 	p.log.Info("Stopped")
 	return endOr(ctx, err)
 }
 
-// releaseColdPages lets go of the parts of the program that are not in use every coldTime, until ctx ends.
+// releaseColdPages lets go of the parts of the program that are not in use, ever more rarely, until ctx ends.
 func (p *process) releaseColdPages(ctx context.Context) error {
 	pages, err := findProgramPages()
-	ticker := time.NewTicker(coldTime)
-	defer ticker.Stop()
-	for err == nil {
+	if err == nil {
+		if err := pages.divide(); err != nil {
+			p.log.Debug("More memory of the program stays than is in use", "err", err)
+		}
+	}
+	for wait := coldTime; err == nil; wait = min(2*wait, coldMost) {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case <-time.After(wait):
 			err = pages.release()
 		}
 	}
@@ -266,52 +295,8 @@ func startServer(dir string, m *config.Millrace, log *slog.Logger) (*stream.Serv
 	})
 }
 
-func (p *process) connect(ctx context.Context, server *stream.Server, m *config.Millrace) (*stream.Conn, error) {
-	p.wait("NATS at " + stream.Redact(m.NATS.URL))
-	password, err := m.NATS.ReadPassword()
-	if err != nil {
-		return nil, err
-	}
-	tlsConfig, err := natsTLS(m.NATS.TLS)
-	if err != nil {
-		return nil, err
-	}
-	host, _ := os.Hostname()
-	return stream.Connect(ctx, stream.Config{
-		Names: stream.Names{Prefix: m.NATS.Prefix}, Server: server, URL: m.NATS.URL, CredentialsFile: m.NATS.CredentialsFile,
-		NKeySeedFile: m.NATS.NKeySeedFile, Username: m.NATS.Username, Password: password, TLS: tlsConfig,
-		Client: "millrace " + strings.Join(p.services, ",") + " on " + host, Inbox: stream.Names{Prefix: m.NATS.Prefix}.Inbox(p.services...), Logger: p.log,
-	})
-}
-
-// natsTLS returns the TLS configuration, or nil where nothing of it is set.
-func natsTLS(t config.TLS) (*tls.Config, error) {
-	if t == (config.TLS{}) {
-		return nil, nil
-	}
-	c := &tls.Config{ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify, MinVersion: tls.VersionTLS12}
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading millrace.nats.tls.ca_file: %w", err)
-		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("millrace.nats.tls.ca_file %q holds no PEM certificate", t.CAFile)
-		}
-	}
-	if t.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading millrace.nats.tls.cert_file and key_file: %w", err)
-		}
-		c.Certificates = []tls.Certificate{cert}
-	}
-	return c, nil
-}
-
-// ensure makes the streams, which in a fleet discovery does; the other services wait for it, so that they need no right to. While a cluster is
-// not able to, it tries again.
+// ensure makes the streams, and tells m how many partitions they have. In a fleet discovery makes them; the other services wait for it, so that they need no
+// right to. While a cluster is not able to, it tries again.
 func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millrace) error {
 	makes := m.NATS.IsEmbedded() || p.has("discovery")
 	step, failed := conn.Check, "Cannot use the streams, which discovery makes; trying again"
@@ -324,13 +309,21 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 		return stream.Keep{Age: time.Duration(r.MaxAge), Bytes: int64(r.MaxBytes)}
 	}
 	layout := stream.Layout{
-		Partitions: m.Streams.Partitions, Replicas: m.Streams.Replicas,
+		Replicas: m.Streams.Replicas,
 		LeaseTTL: time.Duration(m.Fleet.LeaseTTL), Frames: keep(m.Streams.Frames), Deltas: keep(m.Streams.Deltas), Dicts: keep(m.Streams.Dictionaries),
-		Rejected: keep(m.Streams.Rejected),
+		Rejected: keep(m.Streams.Rejected), Verdicts: m.Cardinality.Enabled() && (makes || p.has("relabel")),
 	}
 	for {
-		err := step(ctx, layout)
-		if err == nil || errors.Is(err, stream.ErrDisagrees) || errors.Is(err, stream.ErrServer) {
+		var err error
+		if layout.Partitions, err = choosePartitions(ctx, conn, m); err == nil {
+			err = step(ctx, layout)
+		}
+		if err == nil {
+			m.Streams.Partitions = layout.Partitions
+			p.partitions.Store(int64(layout.Partitions))
+			return nil
+		}
+		if errors.Is(err, stream.ErrDisagrees) || errors.Is(err, stream.ErrServer) {
 			return err
 		}
 		if m.NATS.IsEmbedded() {
@@ -345,15 +338,39 @@ func (p *process) ensure(ctx context.Context, conn *stream.Conn, m *config.Millr
 	}
 }
 
+// choosePartitions returns the number of partitions that the configuration sets, or else that of the streams that exist, or else that of new ones.
+func choosePartitions(ctx context.Context, conn *stream.Conn, m *config.Millrace) (int, error) {
+	if m.Streams.Partitions != 0 {
+		return m.Streams.Partitions, nil
+	}
+	n, err := conn.Partitions(ctx)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return m.NewPartitions(), nil
+	}
+	return n, err
+}
+
+// partitionCount returns how many partitions the streams have, and what new ones would have while they are waited for.
+func (p *process) partitionCount() int {
+	if n := p.partitions.Load(); n != 0 {
+		return int(n)
+	}
+	return p.cfg.Load().Millrace.NewPartitions()
+}
+
+// describe returns what the fleet is told of this process.
+func (p *process) describe() fleet.Member {
+	host, _ := os.Hostname()
+	return fleet.Member{
+		ID: fleet.NewID(host), Host: host, Address: strings.Join(p.opts.listen, ","), Services: p.services, Version: version.Version,
+		ConfigHash: p.cfg.Load().Hash, Started: p.started,
+	}
+}
+
 // newFleet makes this process a member of the fleet that is not there yet.
 func (p *process) newFleet(conn *stream.Conn, m *config.Millrace) *fleet.Fleet {
-	host, _ := os.Hostname()
 	return fleet.New(fleet.Config{
-		Conn: conn, TTL: time.Duration(m.Fleet.LeaseTTL), Logger: p.log.With("component", "fleet"), Registerer: p.reg,
-		Self: fleet.Member{
-			ID: fleet.NewID(host), Host: host, Address: strings.Join(p.opts.listen, ","), Services: p.services, Version: version.Version,
-			ConfigHash: p.cfg.Load().Hash, Started: p.started,
-		},
+		Conn: conn, TTL: time.Duration(m.Fleet.LeaseTTL), Logger: p.log.With("component", "fleet"), Registerer: p.reg, Self: p.self,
 	})
 }
 
@@ -361,7 +378,7 @@ func (p *process) newFleet(conn *stream.Conn, m *config.Millrace) *fleet.Fleet {
 func (p *process) startPublishers(ctx context.Context, stop context.CancelCauseFunc, conn *stream.Conn, m *config.Millrace) (end func()) {
 	base := publish.Config{
 		Conn: conn, Partitions: m.Streams.Partitions, MaxBatchBytes: int(m.Scraper.MaxBatchBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
-		Logger: p.log.With("component", "publisher"), Registerer: p.reg,
+		AnnounceEvery: announceEvery(&m.Cardinality), Logger: p.log.With("component", "publisher"), Registerer: p.reg,
 	}
 	var ends []func()
 	if p.has("scraper") || p.has("ingest") {
@@ -400,19 +417,24 @@ func (p *process) startServices(ctx context.Context, conn *stream.Conn, m *confi
 		p.scraper = scraper.New(scraper.Config{
 			Conn: conn, Partitions: parts, Publishers: p.publishers, Fleet: p.fleet, Linger: time.Duration(m.Scraper.Linger),
 			MaxPendingBytes: int64(m.Scraper.MaxPendingBytes), MaxBodyBytes: int64(m.Scraper.MaxBodyBytes), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
-			StartTimestamps: m.Scraper.StartTimestamps, LoopbackIdentity: m.Scraper.LoopbackIdentity, Logger: p.log.With("service", "scraper"), Registerer: p.reg,
+			StartTimestamps: m.Scraper.StartTimestamps, LoopbackIdentity: m.Scraper.LoopbackIdentity, SeriesIdle: seriesIdle(&m.Cardinality),
+			Logger: p.log.With("service", "scraper"), Registerer: p.reg,
 		}, p.system)
 	}
 	if p.has("ingest") {
 		p.makeIngest(conn, m)
 	}
 	if p.has("relabel") {
-		p.relabel = relabel.New(relabel.Config{Conn: conn, Partitions: parts, Fleet: p.fleet, Logger: p.log.With("service", "relabel"), Registerer: p.reg}, p.system)
+		p.relabel = relabel.New(relabel.Config{
+			Conn: conn, Partitions: parts, Fleet: p.fleet, Limits: seriesLimits(&m.Cardinality), DictAge: time.Duration(m.Streams.Dictionaries.MaxAge),
+			Logger: p.log.With("service", "relabel"), Registerer: p.reg,
+		}, p.system)
 	}
 	if p.has("writer") {
 		p.writer = writer.New(writer.Config{
 			Conn: conn, Partitions: parts, Fleet: p.fleet, CacheBytes: int(m.Writer.LabelCacheBytes), ReadAhead: readAhead(m),
-			Logger: p.log.With("service", "writer"), Registerer: p.reg,
+			ReplaysOnly: p.replaysOnly,
+			Logger:      p.log.With("service", "writer"), Registerer: p.reg,
 		}, p.system)
 	}
 	if err := p.firstApply(ctx); err != nil {

@@ -64,7 +64,7 @@ func applicable(cfg *config.Config) error {
 		if _, err := remotewrite.NewClient(e.Name, e.RemoteWriteConfig); err != nil {
 			return fmt.Errorf("%s: remote_write %q: %w", cfg.Path, e.Name, err)
 		}
-		r := rules.Rules{External: e.ExternalLabels, Relabel: e.WriteRelabelConfigs}
+		r := rules.Rules{External: e.ExternalLabels, Relabel: e.WriteRelabelConfigs, Limits: limitsHash(&cfg.Millrace.Cardinality)}
 		if _, err := r.Hash(); err != nil {
 			return fmt.Errorf("%s: remote_write %q: %w", cfg.Path, e.Name, err)
 		}
@@ -77,11 +77,16 @@ func (p *process) apply(ctx context.Context, cfg *config.Config) error {
 	var toRelabel []relabel.Endpoint
 	var toWriter []writer.Endpoint
 	for _, e := range cfg.Endpoints {
-		r := rules.Rules{External: e.ExternalLabels, Relabel: e.WriteRelabelConfigs}
+		r := rules.Rules{External: e.ExternalLabels, Relabel: e.WriteRelabelConfigs, Limits: limitsHash(&cfg.Millrace.Cardinality)}
 		toRelabel = append(toRelabel, relabel.Endpoint{Name: e.Name, Rules: r})
-		toWriter = append(toWriter, writer.Endpoint{Name: e.Name, Rules: r, RetryOn429: e.RetryOn429, RemoteWriteConfig: e.RemoteWriteConfig})
+		w := writer.Endpoint{Name: e.Name, Rules: r, RetryOn429: e.RetryOn429, RemoteWriteConfig: e.RemoteWriteConfig}
+		if fresh := &cfg.Millrace.Writer.FreshFirst; fresh.Has(e) {
+			w.FreshFirst = &writer.FreshFirst{After: time.Duration(fresh.After), Share: fresh.BacklogShare}
+		}
+		toWriter = append(toWriter, w)
 	}
 	if p.writer != nil {
+		p.writer.SetExternalLabels(cfg.Prometheus.GlobalConfig.ExternalLabels)
 		if err := p.writer.ApplyConfig(ctx, toWriter); err != nil {
 			return err
 		}

@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/url"
-	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/version"
@@ -28,7 +28,9 @@ func (p *process) startWeb() error {
 			BuildDate: version.BuildDate, GoVersion: version.GoVersion,
 		},
 		Ready: p.notReady, Reload: p.reload, ConfigYAML: func() string { return p.cfg.Load().Redacted() },
-		Targets: p.targets, Status: p.status, RemoteWrite: remoteWrite,
+		Targets: p.targets, Status: p.status, Fleet: p.shared.Get, FleetTargets: p.fleetTargets, RemoteWrite: remoteWrite, Cardinality: p.cardinality,
+		Replays: p.replays(), Tail: p.tail,
+		History: p.histories.Get, Rejected: fleetRejected{p}, Rules: p.ruleSets, Endpoints: p.endpointNames, SeriesLimits: p.limits,
 	})
 	if err != nil {
 		return err
@@ -131,6 +133,8 @@ func (p *process) status(ctx context.Context) web.Status {
 			switch {
 			case e.Waiting != "":
 				w.State = web.StateWaiting
+			case e.Backlog > 0:
+				w.StateDetail = fmt.Sprintf("new samples at once, and %d older messages beside them", e.Backlog)
 			case e.Messages == 0 && e.Oldest.IsZero():
 				w.State, w.StateDetail = web.StateIdle, "all sent"
 			}
@@ -140,13 +144,19 @@ func (p *process) status(ctx context.Context) web.Status {
 	return st
 }
 
-// memberStatus returns the members of the fleet and what each owns.
-func (p *process) memberStatus() []web.MemberStatus {
-	partitions := p.cfg.Load().Millrace.Streams.Partitions
+// allShares returns into how many shares the work of each service is cut that has any.
+func (p *process) allShares() map[string]int {
+	partitions := p.partitionCount()
 	all := map[string]int{"discovery": 1, "scraper": stream.Shards, "relabel": partitions, "writer": partitions}
 	if p.cfg.Load().Millrace.Ingest.Delta.Enabled {
 		all["ingest"] = partitions // of the deltas
 	}
+	return all
+}
+
+// memberStatus returns the members of the fleet and what each owns.
+func (p *process) memberStatus() []web.MemberStatus {
+	all := p.allShares()
 	owners := map[string]map[int]fleet.Lease{}
 	for _, s := range allServices {
 		owners[s] = p.fleet.Owners(s)
@@ -224,40 +234,4 @@ func (p *process) serviceStatus() []web.ServiceStatus {
 		add(web.ServiceWriter, nil, p.system.Restarts("writer-service", "writer", "metadata"), web.Figure{Name: "samples/s", Value: p.rates.Load().sent})
 	}
 	return list
-}
-
-// rates are samples per second over the last few seconds.
-type rates struct{ scraped, pushed, sent float64 }
-
-// measureRates keeps the rates until ctx ends.
-func (p *process) measureRates(ctx context.Context) {
-	const every = 5 * time.Second
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	var last rates
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if p.waiting.Load() != nil {
-			continue
-		}
-		var now rates
-		if p.scraper != nil {
-			now.scraped = p.scraper.Stats().Samples
-		}
-		if p.ingest != nil {
-			now.pushed = p.ingest.Stats().Samples
-		}
-		if p.writer != nil {
-			for _, e := range p.writer.Status() {
-				now.sent += e.Sent
-			}
-		}
-		per := func(now, last float64) float64 { return max(now-last, 0) / every.Seconds() }
-		p.rates.Store(&rates{per(now.scraped, last.scraped), per(now.pushed, last.pushed), per(now.sent, last.sent)})
-		last = now
-	}
 }

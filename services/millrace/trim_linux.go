@@ -39,9 +39,26 @@ func findProgramPages() (programPages, error) {
 	return pages, lines.Err()
 }
 
+// chunk is the size in bytes of the parts that come back together.
+const chunk = 8 << 10
+
+// divide makes the system see the program's pages in chunks. A page that is touched comes with those around it that are in the page cache, 64 KiB by default, but not across the end of
+// a mapping. What is in use is strewn over all of the program, above all the tables by which the garbage collector reads stacks: with 64 KiB around each, twice as much stays in memory.
+// Mappings that lie side by side stay apart where one of their flags differs. This one says that a page is not written to core dumps, in which a program's pages never are.
+func (p programPages) divide() error {
+	for _, r := range p {
+		for at := r[0]; at+chunk <= r[1]; at += 2 * chunk {
+			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, at, chunk, unix.MADV_DONTDUMP); errno != 0 {
+				return fmt.Errorf("dividing %x-%x of the program's file: %w", r[0], r[1], errno)
+			}
+		}
+	}
+	return nil
+}
+
 // release gives back the memory of what is not in use: the initialisation of all service
 // discovery mechanisms reads some 50 MiB, most for the only time, and a page that is looked at once would stay for ever. The pages are read-only and backed by the program's
-// file, so those that are in use come back from the page cache by themselves, some 16 at a time: about a hundred times a few microseconds.
+// file, so those that are in use come back from the page cache by themselves, a chunk at a time.
 func (p programPages) release() error {
 	for _, r := range p {
 		if _, _, errno := unix.Syscall(unix.SYS_MADVISE, r[0], r[1]-r[0], unix.MADV_DONTNEED); errno != 0 {

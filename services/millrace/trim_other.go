@@ -7,4 +7,6 @@ type programPages struct{}
 
 func findProgramPages() (programPages, error) { return programPages{}, nil }
 
+func (programPages) divide() error { return nil }
+
 func (programPages) release() error { return nil }

@@ -353,7 +353,7 @@ func (a *appender) commit() error {
 	a.commitState()
 	svc.metrics.samples.Add(samples)
 	svc.metrics.frames.Add(frames)
-	s.compact(&a.live)
+	s.compact(&a.live, a.last, svc.cfg.SeriesIdle.Milliseconds())
 	if s.changed {
 		s.changed = false
 		svc.keeper.note(s)

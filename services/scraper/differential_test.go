@@ -328,7 +328,7 @@ func (c *choices) sequences(t testing.TB, cfg *promconfig.Config, n int) (list [
 // TestScrapesAreThoseOfPrometheus compares the loop with Prometheus's on sequences of bodies that targets might answer.
 func TestScrapesAreThoseOfPrometheus(t *testing.T) {
 	cfg := differentialConfig(t)
-	for seed := range uint64(4) {
+	for seed := range uint64(2) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			rnd := rand.New(rand.NewPCG(seed, 11))
 			data := make([]byte, 40_000)
@@ -336,7 +336,7 @@ func TestScrapesAreThoseOfPrometheus(t *testing.T) {
 				data[i] = byte(rnd.Uint32())
 			}
 			c := &choices{data}
-			compareWithPrometheus(t, cfg, c.sequences(t, cfg, 150), seed%2 == 1)
+			compareWithPrometheus(t, cfg, c.sequences(t, cfg, 100), seed == 1)
 		})
 	}
 }

@@ -1,13 +1,11 @@
 package scraper
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"math"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +23,7 @@ import (
 
 	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/logtest"
 	"github.com/millrace/millrace/pkg/publish"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
@@ -49,29 +48,11 @@ var exact = cmp.Options{
 	cmpopts.EquateEmpty(),
 }
 
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // rig is a service under test.
 type rig struct {
 	*Service
 	t          testing.TB
-	log        *logBuffer
+	log        *logtest.Buffer
 	reg        *prometheus.Registry
 	publishers *publish.Publishers // of a rig on a server
 	shelf      *shelf              // of one without
@@ -95,7 +76,7 @@ func (s *shelf) Waiting() []string { return nil }
 // newRig returns a service that does not run. Without a server, what it would publish stays on the shelf.
 func newRig(t testing.TB, change ...func(*Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, log: &logBuffer{}, reg: prometheus.NewPedanticRegistry()}
+	r := &rig{t: t, log: &logtest.Buffer{}, reg: prometheus.NewPedanticRegistry()}
 	logger := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	cfg := Config{
 		Partitions: 2, Linger: 20 * time.Millisecond, MaxPendingBytes: 64 << 20, MaxBodyBytes: 64 << 20, DictAge: time.Hour,

@@ -46,6 +46,8 @@ type Config struct {
 	MaxBodyBytes int64
 	// DictAge is how long the stream keeps dictionaries.
 	DictAge time.Duration
+	// SeriesIdle is how long after their last sample series are taken out of dictionaries, unless many are gone sooner; 0 for then only.
+	SeriesIdle time.Duration
 	// StartTimestamps makes the scrape loops parse start timestamps, which replaces OpenMetrics' _created series.
 	StartTimestamps bool
 	// LoopbackIdentity makes the scrape loops ask targets on a loopback address or a Unix socket for bodies that are not compressed.

@@ -49,6 +49,8 @@ type source struct {
 	explicit  map[uint32]uint64            // value bits of series whose last sample is a float with a timestamp of its own
 	exemplars map[uint32]exemplar.Exemplar // the newest of each series
 
+	looked int64 // when series that are gone were looked for, in milliseconds
+
 	peak float64 // decaying maximum of the series in a scrape
 }
 
@@ -200,12 +202,14 @@ const (
 	peakDecay     = 0.95
 )
 
-// compact drops the series that are neither in live nor were in the last scrape of a loop, where that is worth it. The views learn the new numbers.
-func (s *source) compact(live *bitmap) {
+// compact drops the series that are neither in live nor were in the last scrape of a loop, where that is worth it, or where one has been gone for longer than idle. now and idle are in
+// milliseconds; idle 0 is never. The views learn the new numbers.
+func (s *source) compact(live *bitmap, now, idle int64) {
 	kept := live.count(0, len(s.series))
 	s.peak = max(float64(kept), s.peak*peakDecay)
 	full := int(s.peak)/frame.MaxSeries + 1
-	if float64(len(s.series)) <= 2*s.peak+compactSeries && len(s.dicts) <= compactDicts+2*full {
+	few := float64(len(s.series)) <= 2*s.peak+compactSeries && len(s.dicts) <= compactDicts+2*full
+	if few && (kept == len(s.series) || !s.overdue(live, now, idle)) {
 		return
 	}
 	if float64(kept) < s.peak/2 {
@@ -250,6 +254,23 @@ func (s *source) compact(live *bitmap) {
 	for v := range s.views {
 		v.renumber(numbers)
 	}
+}
+
+// looks is how often series that are gone are looked for in the time after which they are taken out.
+const looks = 4
+
+// overdue reports whether a series that is not in live has been gone for longer than idle. It looks now and then.
+func (s *source) overdue(live *bitmap, now, idle int64) bool {
+	if idle <= 0 || now-s.looked < idle/looks {
+		return false
+	}
+	s.looked = now
+	for i := range s.series {
+		if !live.has(uint32(i)) && s.series[i].last < now-idle {
+			return true
+		}
+	}
+	return false
 }
 
 // clear forgets all series; the views too.

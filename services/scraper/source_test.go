@@ -67,6 +67,38 @@ func TestCompactionFollowsChurn(t *testing.T) {
 	}
 }
 
+func TestSeriesThatAreGoneForLongLeaveTheirDictionaries(t *testing.T) {
+	const idle = 10 * time.Second
+	r := newRig(t, func(c *Config) { c.SeriesIdle = idle })
+	target := newTarget("a:1")
+	src := r.sourceOf(target)
+	scrape := func(at time.Duration, names ...string) {
+		a := r.appender(target)
+		for _, n := range names {
+			r.add(a, 0, n, at.Milliseconds(), 1)
+		}
+		r.commit(a)
+	}
+	scrape(1*time.Second, "a", "b", "c")
+	scrape(2*time.Second, "a", "b")
+	for at := 3 * time.Second; at <= idle; at += time.Second {
+		scrape(at, "a", "b")
+		if len(src.series) != 3 {
+			t.Fatalf("%d series %s after one was there last", len(src.series), at-time.Second)
+		}
+	}
+	for at := idle + time.Second; at <= 2*idle; at += time.Second {
+		scrape(at, "a", "b")
+	}
+	if len(src.series) != 2 || len(src.dicts) != 1 {
+		t.Fatalf("%d series in %d dictionaries, of which one has been gone for long", len(src.series), len(src.dicts))
+	}
+	id := src.dicts[0].id
+	if scrape(3*idle, "a", "b"); len(src.dicts) != 1 || src.dicts[0].id != id {
+		t.Error("a dictionary whose series are all there was made anew")
+	}
+}
+
 func TestMetadataOfSeriesThatAreGoneIsForgotten(t *testing.T) {
 	r := newRig(t)
 	target := newTarget("a:1")

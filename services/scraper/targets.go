@@ -262,7 +262,7 @@ type message struct {
 // pump passes messages on until an error or the end of its reader. It waits without a limit, which is how the client notices that its consumer is gone.
 func pump(it jetstream.MessagesContext, to chan<- message, ended <-chan struct{}) {
 	for {
-		msg, err := it.Next()
+		msg, err := stream.Next(it)
 		select {
 		case to <- message{msg, err}:
 		case <-ended:

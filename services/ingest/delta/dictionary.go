@@ -125,7 +125,9 @@ func (p *partition) prolong(ctx context.Context, msg stream.Message) error {
 	if age := p.svc.cfg.DictAge; age == 0 || time.Since(msg.Time) < age/2 {
 		return nil
 	}
-	if _, err := p.svc.cfg.Conn.Publish(ctx, &nats.Msg{Subject: msg.Subject, Data: msg.Data}, p.wait); err != nil {
+	again := &nats.Msg{Subject: msg.Subject, Data: msg.Data}
+	stream.SetFirstAnnounced(again, stream.FirstAnnounced(msg))
+	if _, err := p.svc.cfg.Conn.Publish(ctx, again, p.wait); err != nil {
 		return fmt.Errorf("publishing a dictionary again: %w", err)
 	}
 	p.setWaiting("")

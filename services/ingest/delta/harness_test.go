@@ -1,7 +1,6 @@
 package delta
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +23,7 @@ import (
 	"github.com/millrace/millrace/pkg/counter"
 	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/logtest"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
@@ -41,24 +41,6 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
-}
-
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // partitions of the tests' streams.
@@ -133,7 +115,7 @@ func floats(id frame.DictID, start int64, values ...float64) frame.Section {
 // rig is a running service.
 type rig struct {
 	*Service
-	log *logBuffer
+	log *logtest.Buffer
 	reg *prometheus.Registry
 }
 
@@ -141,7 +123,7 @@ type rig struct {
 func (r *river) start(cfg Config) (s *rig, stop func()) {
 	t := r.t
 	t.Helper()
-	s = &rig{log: &logBuffer{}, reg: prometheus.NewPedanticRegistry()}
+	s = &rig{log: &logtest.Buffer{}, reg: prometheus.NewPedanticRegistry()}
 	logger := slog.New(slog.NewTextHandler(s.log, nil))
 	system := actor.NewSystem("test", logger, s.reg)
 	member, leave := fleettest.Join(t, r.Conn, "ingest")
