@@ -239,10 +239,10 @@ func TestAThousandSenders(t *testing.T) {
 	for _, protocol := range Protocols() {
 		t.Run(string(protocol), func(t *testing.T) {
 			r := receiver.New(receiver.Config{})
-			// One push of each sender at a time: a slow machine is to take longer, not to pile them up.
+			// Few pushes a second, and one of each sender at a time: a slow machine is to take longer, not to pile them up until none is answered in time.
 			p, err := New(Config{
 				URL: serve(t, protocol, r), Protocol: protocol, Senders: 1000, Series: 12, MaxBackoff: 200 * time.Millisecond,
-				Interval: 2 * time.Second, QueueLimit: 1, Timeout: time.Minute, Drain: time.Minute,
+				Interval: 15 * time.Second, QueueLimit: 1, Timeout: time.Minute, Drain: time.Minute,
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -43,6 +43,7 @@ type Receiver struct {
 	targets map[string]*target
 	counts  Report
 	window  Latency
+	from    int64 // milliseconds; the window has no samples from before
 	rate    rate
 }
 
@@ -87,14 +88,21 @@ func (r *Receiver) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.series, r.all, r.targets = map[uint64]*series{}, nil, map[string]*target{}
-	r.counts, r.window, r.rate = Report{}, Latency{}, rate{}
+	r.counts, r.window, r.from, r.rate = Report{}, Latency{}, 0, rate{}
 }
 
 // ResetWindow begins a new window of latencies.
 func (r *Receiver) ResetWindow() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.window = Latency{}
+	r.window, r.from = Latency{}, 0
+}
+
+// ResetWindowFrom begins a new window of latencies, of the samples with timestamps from t on: those that wait for something older to pass do not count.
+func (r *Receiver) ResetWindowFrom(t time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.window, r.from = Latency{}, t.UnixMilli()
 }
 
 func (r *Receiver) serveComplete(w http.ResponseWriter, request *http.Request) {

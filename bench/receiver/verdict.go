@@ -110,7 +110,9 @@ func (v *verdict) arrived(s *series, sc *scrape, timestamp int64, count *int) {
 		sc.samples++
 	}
 	lag := v.now - timestamp
-	v.r.window.observe(lag)
+	if timestamp >= v.r.from {
+		v.r.window.observe(lag)
+	}
 	v.second.observe(lag)
 }
 

@@ -159,7 +159,7 @@ func TestUnreachableNATSIsWaitedFor(t *testing.T) {
 		return nil
 	})
 	says(t, p.Logs(), "refused", "next_try")
-	for _, path := range []string{"/", "/-/ready", "/api/v1/status/config", "/api/v1/targets"} {
+	for _, path := range []string{"/", "/process", "/-/ready", "/api/v1/status/config", "/api/v1/targets"} {
 		if _, body := p.Get(path); strings.Contains(string(body), "secret@") {
 			t.Errorf("%s tells the password", path)
 		}
@@ -219,6 +219,6 @@ func TestOtherPartitionCountIsRefused(t *testing.T) {
 	if code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	says(t, log, "partitions", `"4"`, `"7"`, "millrace.streams.partitions", "choose another")
+	says(t, log, "partitions", `"2"`, `"7"`, "millrace.streams.partitions", "choose another")
 	startMillrace(t, smallConfig, inDir(dir)) // nothing was changed
 }

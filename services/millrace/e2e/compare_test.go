@@ -76,12 +76,11 @@ type point struct {
 	v string
 }
 
-// stored returns everything that a Prometheus has stored: staleness markers too.
-func stored(t testing.TB, p *proc, from, to time.Time) map[string][]point {
+// readAll returns what a Prometheus has stored of the series that a matcher selects, as its remote read has it.
+func readAll(t testing.TB, p *proc, from, to time.Time, matcher *prompb.LabelMatcher) []*prompb.TimeSeries {
 	t.Helper()
 	req := prompb.ReadRequest{Queries: []*prompb.Query{{
-		StartTimestampMs: from.UnixMilli(), EndTimestampMs: to.UnixMilli(),
-		Matchers: []*prompb.LabelMatcher{{Type: prompb.LabelMatcher_RE, Name: model.MetricNameLabel, Value: ".+"}},
+		StartTimestampMs: from.UnixMilli(), EndTimestampMs: to.UnixMilli(), Matchers: []*prompb.LabelMatcher{matcher},
 	}}}
 	body, err := req.Marshal()
 	if err != nil {
@@ -103,9 +102,16 @@ func stored(t testing.TB, p *proc, from, to time.Time) map[string][]point {
 	if err := read.Unmarshal(answer); err != nil {
 		t.Fatalf("%s/api/v1/read: %v", p.URL, err)
 	}
+	return read.Results[0].Timeseries
+}
+
+// stored returns everything that a Prometheus has stored: staleness markers too.
+func stored(t testing.TB, p *proc, from, to time.Time) map[string][]point {
+	t.Helper()
+	read := readAll(t, p, from, to, &prompb.LabelMatcher{Type: prompb.LabelMatcher_RE, Name: model.MetricNameLabel, Value: ".+"})
 	series := map[string][]point{}
 	b := labels.NewScratchBuilder(0)
-	for _, ts := range read.Results[0].Timeseries {
+	for _, ts := range read {
 		var points []point
 		for _, s := range ts.Samples {
 			points = append(points, point{s.Timestamp, fmt.Sprintf("%x (%g)", math.Float64bits(s.Value), s.Value)})

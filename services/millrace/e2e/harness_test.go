@@ -39,6 +39,9 @@ const (
 // leaves the tests' own receivers fast enough for the load.
 var raceBuild = raceDetector || os.Getenv("MILLRACE_TEST_RACE") == "1"
 
+// longTest makes tests take the time that what they show takes.
+var longTest = os.Getenv("MILLRACE_TEST_LONG") == "1"
+
 // binDir is where the binaries of this run are built.
 var binDir string
 
@@ -144,9 +147,12 @@ func startMillrace(t testing.TB, config string, opts ...option) *proc {
 	if o.shipped {
 		binary = shippedBinary
 	}
-	return startProc(t, "millrace", build(t, binary), config, func(dir, address string) []string {
-		return []string{"run", "--config.file=" + configFile(dir, "millrace"), "--storage.path=" + filepath.Join(dir, "data"), "--web.listen-address=" + address}
-	}, opts)
+	return startProc(t, "millrace", build(t, binary), config, runArgs, opts)
+}
+
+// runArgs are those of `millrace run`.
+func runArgs(dir, address string) []string {
+	return []string{"run", "--config.file=" + configFile(dir, "millrace"), "--storage.path=" + filepath.Join(dir, "data"), "--web.listen-address=" + address}
 }
 
 // startPrometheus runs Prometheus with a configuration until the test ends. It takes remote_write, and keeps exemplars.
@@ -163,9 +169,10 @@ func startPrometheus(t testing.TB, config string, opts ...option) *proc {
 // runMillrace runs a millrace command to its end and returns what it printed and its exit code.
 func runMillrace(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
+	binary := build(t, millraceBinary) // which may take longer than it to run
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, build(t, millraceBinary), args...)
+	cmd := exec.CommandContext(ctx, binary, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()

@@ -36,7 +36,8 @@ type ledger struct {
 	next http.Handler
 
 	mu      sync.Mutex
-	samples map[at]uint64 // the value's bits
+	samples map[at]uint64      // the value's bits
+	orders  map[uint64][]int64 // of each series the times in the order of their first arrivals; nil where nobody asks for them
 }
 
 func newLedger(t testing.TB, next http.Handler) *ledger {
@@ -77,6 +78,8 @@ func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		key := at{s.labels.Hash(), s.time}
 		if old, ok := l.samples[key]; ok && old != s.bits {
 			l.t.Errorf("%s has two values for %d: %x and %x", s.labels, s.time, old, s.bits)
+		} else if !ok && l.orders != nil {
+			l.orders[key.series] = append(l.orders[key.series], key.time)
 		}
 		l.samples[key] = s.bits
 	}
@@ -88,6 +91,61 @@ func (l *ledger) value(key at) (bits uint64, ok bool) {
 	defer l.mu.Unlock()
 	bits, ok = l.samples[key]
 	return bits, ok
+}
+
+// samplesOf returns what was accepted for some series up to a time.
+func (l *ledger) samplesOf(series map[uint64]bool, until int64) map[at]uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := map[at]uint64{}
+	for key, bits := range l.samples {
+		if series[key.series] && key.time <= until {
+			list[key] = bits
+		}
+	}
+	return list
+}
+
+// keepOrder notes from now on in which order samples come.
+func (l *ledger) keepOrder() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.orders = map[uint64][]int64{}
+}
+
+// inTwoOrders fails the test unless the samples of each series came as those do that are sent beside newer ones: what was not newer than all before came in order as well. It returns how many those were.
+func (l *ledger) inTwoOrders(t testing.TB) (beside int) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wrong := 0
+	for series, times := range l.orders {
+		var newest, newestOld int64
+		for _, at := range times {
+			switch {
+			case at > newest:
+				newest = at
+			case at > newestOld:
+				newestOld = at
+				beside++
+			default:
+				if wrong++; wrong <= 5 {
+					t.Errorf("of series %x, the sample @%d came after that @%d, though both are older than @%d", series, at, newestOld, newest)
+				}
+			}
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d samples came out of order", wrong)
+	}
+	return beside
+}
+
+// forget begins anew.
+func (l *ledger) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.samples)
 }
 
 // wireSample is a sample of a remote_write body.

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/pkg/stream"
 )
 
 const natsPackage = "github.com/nats-io/nats-server/v2"
@@ -21,6 +23,7 @@ var natsBinary = sync.OnceValues(func() (string, error) { return goBuild(natsPac
 // natsNode is a NATS server in a process of its own.
 type natsNode struct {
 	t       testing.TB
+	name    string
 	args    []string
 	log     string
 	monitor string
@@ -59,7 +62,7 @@ func startNATS(t testing.TB, n int) *natsCluster {
 		}
 		file := filepath.Join(dir, "nats.conf")
 		writeFile(t, file, config)
-		node := &natsNode{t: t, args: []string{binary, "-c", file}, log: filepath.Join(dir, "nats.log"), monitor: fmt.Sprintf("http://127.0.0.1:%d", monitor)}
+		node := &natsNode{t: t, name: fmt.Sprintf("n%d", i), args: []string{binary, "-c", file}, log: filepath.Join(dir, "nats.log"), monitor: fmt.Sprintf("http://127.0.0.1:%d", monitor)}
 		node.start()
 		t.Cleanup(node.kill)
 		c.nodes = append(c.nodes, node)
@@ -84,6 +87,28 @@ func (c *natsCluster) ready() {
 			return nil
 		})
 	}
+}
+
+// leader returns the node that leads the stream FRAMES.
+func (c *natsCluster) leader() (node *natsNode) {
+	t := c.t.(*testing.T)
+	t.Helper()
+	eventually(t, 60*time.Second, "a leader of FRAMES", func() error {
+		leader := ""
+		for _, s := range statusOf(t, "--nats.url="+c.URL).Streams {
+			if s.Name == stream.Frames {
+				leader = s.Leader
+			}
+		}
+		for _, n := range c.nodes {
+			if n.name == leader {
+				node = n
+				return nil
+			}
+		}
+		return fmt.Errorf("it is %q", leader)
+	})
+	return node
 }
 
 func (n *natsNode) start() {

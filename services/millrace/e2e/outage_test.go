@@ -114,7 +114,7 @@ func TestTooManyRequestsAreSentAgain(t *testing.T) {
 		}
 		return nil
 	})
-	// Four partitions that each wait after an answer: the eighth answer comes after the pause.
+	// Two partitions that each wait after an answer: the eighth answer comes after the pause.
 	if took := time.Since(start); took < pause {
 		t.Errorf("eight requests within %s, though Retry-After is %s", took, pause)
 	}

@@ -171,6 +171,31 @@ func (r *recorder) got(name string) []string {
 	return list
 }
 
+// count returns how many series got would.
+func (r *recorder) count(name string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, ls := range r.series {
+		if ls.Get(model.MetricNameLabel) == name {
+			n++
+		}
+	}
+	return n
+}
+
+// hashes returns those of the series that count counts.
+func (r *recorder) hashes(name string) map[uint64]bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	set := map[uint64]bool{}
+	for _, ls := range r.series {
+		if ls.Get(model.MetricNameLabel) == name {
+			set[ls.Hash()] = true
+		}
+	}
+	return set
+}
+
 // newest returns the last value of each series since the last reset.
 func (r *recorder) newest() map[string]float64 {
 	r.mu.Lock()
