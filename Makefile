@@ -9,7 +9,7 @@ TAGS    ?=
 
 # Each fuzz target runs for FUZZTIME.
 FUZZTIME ?= 10s
-TESTTIME ?= 40m
+TESTTIME ?= 70m
 
 .PHONY: all build images run test lint bench fuzz clean
 
@@ -26,8 +26,10 @@ run: build ## scrape Millrace itself and a demo target, and write to a receiver 
 	@deploy/quickstart/run bin
 
 test: ## all tests; the race detector is in the packages' tests, and in the millrace that the end-to-end tests run
-	$(GO) test -race -timeout=$(TESTTIME) $$($(GO) list ./... | grep -v /e2e)
-	MILLRACE_TEST_RACE=1 $(GO) test -timeout=$(TESTTIME) ./services/millrace/e2e
+	code=0; \
+	$(GO) test -race -timeout=$(TESTTIME) $$($(GO) list ./... | grep -v /e2e) || code=1; \
+	MILLRACE_TEST_RACE=1 $(GO) test -timeout=$(TESTTIME) ./services/millrace/e2e || code=1; \
+	exit $$code
 
 lint: ## formatting, vet, staticcheck
 	@test -z "$$(gofmt -l bench deploy pkg services)" || { echo "not gofmt'ed:"; gofmt -l bench deploy pkg services; exit 1; }

@@ -66,9 +66,16 @@ func dashboardMetrics(t *testing.T) []string {
 	return slices.Compact(names)
 }
 
+// sometimes are metrics that a healthy fleet of docker-compose.yml does not have. That Millrace has them is shown by services/millrace/e2e, for all that dashboards and alerts use.
+var sometimes = []string{
+	"millrace_relabel_active_series", "millrace_relabel_limited_series", // with limits on series
+	"millrace_ingest_requests_total",                                                                                                                          // once something was pushed
+	"millrace_ingest_delta_points_total", "millrace_ingest_delta_dropped_points_total", "millrace_ingest_delta_lag_messages", "millrace_ingest_delta_streams", // with deltas
+}
+
 // TestDashboardsCanBeRead parses the dashboards and their expressions, so that it is known before a Grafana runs.
 func TestDashboardsCanBeRead(t *testing.T) {
-	if names := dashboardMetrics(t); len(names) < 15 {
+	if names := dashboardMetrics(t); len(names) < 80 {
 		t.Errorf("the dashboards use %q only", names)
 	}
 }

@@ -2,12 +2,9 @@ package compose
 
 import (
 	"errors"
-	"io"
-	"log/slog"
-	"os"
+	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,15 +13,20 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/rejected"
+	"github.com/millrace/millrace/pkg/replay"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
 // users are the NATS users, each of which runs the service of its name.
 var users = []string{"discovery", "scraper", "ingest", "relabel", "writer"}
 
+// everybody are they, and the user with whom people look at the fleet.
+var everybody = append(slices.Clip(users), "status")
+
 var (
 	names  = stream.Names{Prefix: "millrace"}
-	layout = stream.Layout{Partitions: 2, Replicas: 1, LeaseTTL: 5 * time.Second}
+	layout = stream.Layout{Partitions: 2, Replicas: 1, LeaseTTL: 5 * time.Second, Verdicts: true}
 	// dict names the dictionary of which the tests publish something.
 	dict = frame.DictID{1}
 )
@@ -55,100 +57,6 @@ func startNATS(t *testing.T) (url string) {
 		t.Fatal("NATS is not ready after 10 s")
 	}
 	return ns.ClientURL()
-}
-
-// user is a connection with the rights of one service.
-type user struct {
-	*stream.Conn
-	t      *testing.T
-	name   string
-	denied *denials
-}
-
-// denials are what NATS has refused.
-type denials struct {
-	mu   sync.Mutex
-	list []string
-}
-
-func (d *denials) Write(b []byte) (int, error) {
-	if s := string(b); strings.Contains(s, "ermissions") {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.list = append(d.list, s)
-	}
-	return len(b), nil
-}
-
-// take returns what was refused since the last call.
-func (d *denials) take() []string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	list := d.list
-	d.list = nil
-	return list
-}
-
-func login(t *testing.T, url, name string) user {
-	t.Helper()
-	password, err := os.ReadFile("secrets/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &denials{}
-	conn, err := stream.Connect(t.Context(), stream.Config{
-		Names: names, URL: url, Username: name, Password: strings.TrimSpace(string(password)), Inbox: names.Inbox(name), Client: name,
-		Logger: slog.New(slog.NewTextHandler(io.MultiWriter(d), nil)),
-	})
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	t.Cleanup(conn.NC.Close)
-	return user{conn, t, name, d}
-}
-
-// fleet logs all users in and has discovery make the streams.
-func fleet(t *testing.T) map[string]user {
-	t.Helper()
-	url := startNATS(t)
-	all := map[string]user{}
-	for _, name := range users {
-		all[name] = login(t, url, name)
-	}
-	if err := all["discovery"].Ensure(t.Context(), layout); err != nil {
-		t.Fatalf("discovery makes the streams: %v; refused: %q", err, all["discovery"].denied.take())
-	}
-	return all
-}
-
-// said publishes something and says whether NATS took it.
-func (u user) said(subject string) bool {
-	u.t.Helper()
-	if err := u.NC.Publish(subject, nil); err != nil {
-		u.t.Fatal(err)
-	}
-	return u.settled(subject, "Publish")
-}
-
-// heard subscribes and says whether NATS let it.
-func (u user) heard(subject string) bool {
-	u.t.Helper()
-	sub, err := u.NC.SubscribeSync(subject)
-	if err != nil {
-		u.t.Fatal(err)
-	}
-	defer sub.Unsubscribe()
-	return u.settled(subject, "Subscription")
-}
-
-// settled waits until NATS has handled what was sent before, and says whether none of it was refused.
-func (u user) settled(subject, what string) bool {
-	u.t.Helper()
-	if err := u.NC.FlushTimeout(5 * time.Second); err != nil {
-		u.t.Fatal(err)
-	}
-	err := u.NC.LastError()
-	return err == nil || !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), `"`+subject+`"`)
 }
 
 // TestServicesMayDoTheirWork has each service do what it does, with the client's own calls.
@@ -213,12 +121,22 @@ func TestServicesMayDoTheirWork(t *testing.T) {
 	}
 
 	for _, name := range users {
-		do(name, "check the streams", func(u user) error { return u.Check(ctx, layout) })
+		do(name, "check the streams", func(u user) error {
+			l := layout
+			l.Verdicts = name == "discovery" || name == "relabel" // nobody else looks at them
+			return u.Check(ctx, l)
+		})
 		do(name, "see how the streams stand", func(u user) error { _, err := u.States(ctx); return err })
 		do(name, "follow, take and free leases of its own", func(u user) error { return leaseAndFollow(u, stream.Leases, name+".1") })
 		do(name, "be a member, and see who is one", func(u user) error { return leaseAndFollow(u, stream.Members, "host-"+name) })
 		do(name, "be asked whether it is there, and answer", func(u user) error { return answered(all["writer"], u, names.Ping("host-"+name)) })
+		do(name, "be asked how it stands, and answer", func(u user) error { return answered(all["status"], u, names.Status()) })
+		do(name, "see how all stand", func(u user) error { return seen(u, all["relabel"]) })
+		do(name, "ask a writer", func(u user) error { return toldByWriter(u, all["writer"]) })
+		do(name, "find targets", func(u user) error { return targetsFound(u, all["scraper"]) })
 	}
+	do("status", "find targets", func(u user) error { return targetsFound(u, all["discovery"]) })
+	do("status", "see how all stand", func(u user) error { return seen(u, all["writer"]) })
 	do("discovery", "update the streams", func(u user) error { return u.Ensure(ctx, layout) })
 	do("discovery", "publish a target", publish(names.Target(3, 7)))
 	do("discovery", "read what it has left", read(stream.Targets, names.AllTargets()))
@@ -255,6 +173,10 @@ func TestServicesMayDoTheirWork(t *testing.T) {
 	do("relabel", "read dictionaries", mailbox(stream.Dicts, "relabel.1", names.DictPartition(1)))
 	do("relabel", "get a dictionary", last(stream.Dicts, names.Dict(1, dict)))
 	do("relabel", "publish relabelled dictionaries", publish(names.Relabelled("e", 1, dict)))
+	do("relabel", "publish a verdict", publish(names.Verdicts(1)))
+	do("relabel", "read verdicts", read(stream.Verdicts, names.Verdicts(1)))
+	do("relabel", "look where verdicts end", last(stream.Verdicts, names.Verdicts(1)))
+	do("relabel", "ask for places", func(u user) error { return received(all["relabel"], u, names.Limits()) })
 	do("relabel", "be asked", func(u user) error { return received(all["writer"], u, names.Ask(1)) })
 	do("writer", "make a position", func(u user) error {
 		return u.MakePosition(ctx, stream.MailboxConfig{Stream: stream.Frames, Filter: names.Frames(1), Key: "writer.e.1"})
@@ -266,87 +188,66 @@ func TestServicesMayDoTheirWork(t *testing.T) {
 	do("writer", "wait for a relabelled dictionary", func(u user) error { return received(all["relabel"], u, names.Relabelled("e", 1, dict)) })
 	do("writer", "look for a dictionary", last(stream.Dicts, names.Dict(1, dict)))
 	do("writer", "keep what is rejected", publish(names.Rejected("e")))
-}
-
-// leaseAndFollow follows a bucket and writes, changes and deletes an entry of it.
-func leaseAndFollow(u user, bucket, key string) error {
-	ctx := u.t.Context()
-	kv, err := u.JS.KeyValue(ctx, names.Bucket(bucket))
-	if err != nil {
-		return err
-	}
-	w, err := kv.WatchAll(ctx)
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
-	revision, err := kv.Create(ctx, key, []byte("mine"))
-	if err != nil {
-		return err
-	}
-	if revision, err = kv.Update(ctx, key, []byte("still mine"), revision); err != nil {
-		return err
-	}
-	if _, err := kv.Get(ctx, key); err != nil {
-		return err
-	}
-	if err := kv.Delete(ctx, key, jetstream.LastRevision(revision)); err != nil {
-		return err
-	}
-	for {
-		select {
-		case e := <-w.Updates():
-			if e != nil && e.Key() == key && e.Operation() == jetstream.KeyValueDelete {
-				return nil
-			}
-		case <-time.After(5 * time.Second):
-			return errors.New("the change does not come")
+	do("writer", "list what is rejected, and look inside", func(u user) error {
+		shelf := rejected.Shelf{Conn: u.Conn}
+		p, err := shelf.List(ctx, "e", 0, 10)
+		if err == nil && (len(p.Batches) != 1 || p.Batches[0].Endpoint != "e") {
+			err = fmt.Errorf("%+v", p)
 		}
-	}
-}
-
-// received has one user publish what the other is subscribed to.
-func received(from, to user, subject string) error {
-	sub, err := to.NC.SubscribeSync(subject)
-	if err != nil {
+		if err == nil {
+			_, err = shelf.Open(ctx, p.Batches[0].Message, 0)
+		}
 		return err
-	}
-	defer sub.Unsubscribe()
-	if err := to.NC.FlushTimeout(5 * time.Second); err != nil {
-		return err
-	}
-	if err := from.NC.Publish(subject, []byte("x")); err != nil {
-		return err
-	}
-	_, err = sub.NextMsg(5 * time.Second)
-	return err
-}
-
-// answered has one user ask and the other answer.
-func answered(from, to user, subject string) error {
-	sub, err := to.NC.Subscribe(subject, func(m *nats.Msg) { _ = m.Respond(nil) })
-	if err != nil {
-		return err
-	}
-	defer sub.Unsubscribe()
-	if err := to.NC.FlushTimeout(5 * time.Second); err != nil {
-		return err
-	}
-	_, err = from.NC.Request(subject, nil, 5*time.Second)
-	return err
+	})
+	do("writer", "read dictionaries, to count series", read(stream.Dicts, names.DictPartition(1)))
+	do("writer", "read verdicts, to count series", read(stream.Verdicts, names.Verdicts(1)))
+	do("writer", "look where verdicts end", last(stream.Verdicts, names.Verdicts(1)))
+	do("writer", "read what is rejected", mailbox(stream.Rejected, "replay.x-1.0", names.Rejected("e")))
+	do("writer", "replay frames", mailbox(stream.Frames, "replay.x-1.1", names.Frames(1)))
+	do("writer", "ask for a replay, follow, stop and remove it", func(u user) error {
+		m := &replay.Manager{Conn: u.Conn, Partitions: layout.Partitions, Endpoints: func() []string { return []string{"e"} }}
+		for _, spec := range []replay.Spec{{Name: "x", From: "-1h", Endpoint: "e"}, {Name: "y", Endpoint: "e", Rejected: true}} {
+			st, err := m.Start(ctx, spec, false)
+			if err != nil {
+				return err
+			}
+			if st.State != replay.Running {
+				return errors.New("it has found nothing to replay")
+			}
+			if _, err := m.List(ctx); err != nil {
+				return err
+			}
+			for range 2 {
+				if _, err := m.Stop(ctx, spec.Name); err != nil {
+					return err
+				}
+			}
+		}
+		return leaseAndFollow(u, stream.Replays, "z")
+	})
 }
 
 // TestServicesMayDoNothingElse tries for each service what belongs to the others, and what nobody may.
 func TestServicesMayDoNothingElse(t *testing.T) {
 	all := fleet(t)
 	owner := map[string][]string{ // who may publish
-		names.Target(3, 7):                                                         {"discovery"},
-		names.Dict(1, dict):                                                        {"scraper", "ingest"},
-		names.Frames(1):                                                            {"scraper", "ingest"},
-		names.Deltas(1):                                                            {"ingest"},
-		names.Relabelled("e", 1, dict):                                             {"relabel"},
-		names.Rejected("e"):                                                        {"writer"},
-		names.Ask(1):                                                               {"writer"},
+		names.Target(3, 7):                        {"discovery"},
+		names.Dict(1, dict):                       {"scraper", "ingest"},
+		names.Frames(1):                           {"scraper", "ingest"},
+		names.Deltas(1):                           {"ingest"},
+		names.Relabelled("e", 1, dict):            {"relabel"},
+		names.Rejected("e"):                       {"writer"},
+		names.Ask(1):                              {"writer"},
+		names.AskWriter("rejected"):               users,
+		names.Status():                            everybody,
+		names.StatusTargets():                     everybody,
+		names.Ping("host-writer"):                 users,
+		"$KV.millrace_members.host-writer":        users,
+		names.Verdicts(1):                         {"relabel"},
+		names.Limits():                            {"relabel"},
+		"$JS.API.STREAM.CREATE.millrace_VERDICTS": {"discovery"},
+		"$JS.API.CONSUMER.CREATE.millrace_VERDICTS.c." + names.Verdicts(1):         {"relabel", "writer"},
+		"$JS.API.STREAM.DELETE.millrace_VERDICTS":                                  nil,
 		"$KV.millrace_leases.discovery.0":                                          {"discovery"},
 		"$KV.millrace_leases.scraper.200":                                          {"scraper"},
 		"$KV.millrace_leases.ingest.3":                                             {"ingest"},
@@ -377,7 +278,7 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"$JS.API.STREAM.SNAPSHOT.millrace_FRAMES":                                  nil,
 		"$JS.API.STREAM.RESTORE.millrace_FRAMES":                                   nil,
 		"$JS.API.STREAM.LEADER.STEPDOWN.millrace_FRAMES":                           nil,
-		"$JS.API.DIRECT.GET.millrace_REJECTED":                                     nil,
+		"$JS.API.DIRECT.GET.millrace_REJECTED":                                     {"writer"},
 		"$JS.API.DIRECT.GET.millrace_REJECTED." + names.Rejected("e"):              nil,
 		"$JS.API.DIRECT.GET.millrace_FRAMES":                                       {"ingest", "writer"},
 		"$JS.API.STREAM.UPDATE.millrace_OTHER":                                     nil,
@@ -392,8 +293,12 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"$JS.API.CONSUMER.CREATE.millrace_FRAMES.c":                                nil,
 		"$JS.API.CONSUMER.CREATE.millrace_FRAMES":                                  nil,
 		"$JS.API.CONSUMER.DURABLE.CREATE.millrace_FRAMES.c":                        nil,
-		"$JS.API.CONSUMER.CREATE.millrace_DICTS.c." + names.DictPartition(1):       {"relabel"},
-		"$JS.API.CONSUMER.CREATE.millrace_REJECTED.c." + names.Rejected("e"):       nil,
+		"$JS.API.CONSUMER.CREATE.millrace_DICTS.c." + names.DictPartition(1):       {"relabel", "writer"},
+		"$JS.API.CONSUMER.CREATE.millrace_REJECTED.c." + names.Rejected("e"):       {"writer"},
+		"$JS.API.CONSUMER.CREATE.millrace_REJECTED.c":                              nil,
+		"$KV.millrace_positions.replay.x-1.1":                                      {"writer"},
+		"$KV.millrace_replays.x":                                                   {"writer"},
+		"$JS.API.STREAM.PURGE.KV_millrace_replays":                                 nil,
 		"$JS.API.CONSUMER.CREATE.millrace_DELTAS.c." + names.Deltas(1):             {"ingest"},
 		"$JS.API.CONSUMER.CREATE.millrace_DELTAS.c":                                nil,
 		"$JS.API.CONSUMER.CREATE.millrace_DELTAS":                                  nil,
@@ -408,7 +313,7 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"other.frames.1":                                                           nil,
 	}
 	for subject, may := range owner {
-		for _, name := range users {
+		for _, name := range everybody {
 			if got, want := all[name].said(subject), slices.Contains(may, name); got != want {
 				t.Errorf("%s may publish to %s: %t, want %t", name, subject, got, want)
 			}
@@ -425,6 +330,12 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		names.Dict(1, dict):              nil,
 		names.Relabelled("e", 1, dict):   {"writer"},
 		names.Ask(1):                     {"relabel"},
+		names.AskWriter("rejected"):      {"writer"},
+		names.Limits():                   {"relabel"},
+		names.Verdicts(1):                nil,
+		names.Status():                   users,
+		names.StatusTargets():            {"discovery", "scraper"},
+		names.Inbox("status") + ".>":     {"status"},
 		"$KV.millrace_leases.>":          nil,
 		"$JS.API.>":                      nil,
 		"_INBOX.>":                       nil,
@@ -437,7 +348,7 @@ func TestServicesMayDoNothingElse(t *testing.T) {
 		"$SYS.>":                         nil,
 	}
 	for subject, may := range listeners {
-		for _, name := range users {
+		for _, name := range everybody {
 			if got, want := all[name].heard(subject), slices.Contains(may, name); got != want {
 				t.Errorf("%s may subscribe to %s: %t, want %t", name, subject, got, want)
 			}
