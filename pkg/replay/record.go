@@ -98,19 +98,18 @@ func plan(ctx context.Context, conn *stream.Conn, spec Spec, partitions int, now
 	}
 	for p := range parts {
 		var part Part
-		first, found, err := conn.Since(ctx, name, subject(p), since)
+		first, err := conn.CutAt(ctx, name, subject(p), since)
 		if err != nil {
 			return nil, err
 		}
-		if found {
-			part.After, part.Messages = first.Seq-1, first.Pending+1
-			behind, found, err := conn.Since(ctx, name, subject(p), until)
+		if first.Later > 0 {
+			behind, err := conn.CutAt(ctx, name, subject(p), until)
 			if err != nil {
 				return nil, err
 			}
-			if found {
-				part.End = max(behind.Seq-1, part.After)
-				part.Messages -= min(part.Messages, behind.Pending+1)
+			part.After, part.Messages = first.Before, first.Later-min(first.Later, behind.Later)
+			if behind.Later > 0 {
+				part.End = max(behind.Before, part.After)
 			}
 		}
 		r.Parts = append(r.Parts, part)

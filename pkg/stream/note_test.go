@@ -55,27 +55,24 @@ func TestANoteIsKeptWithThePosition(t *testing.T) {
 	expect(t, m, "message 2")
 }
 
-func TestSinceFindsTheFirstMessageOfASubject(t *testing.T) {
+func TestATimeCutsASubject(t *testing.T) {
 	c := newConn(t)
-	if _, found, err := c.Since(t.Context(), Frames, c.Frames(1), time.Unix(0, 0)); found || err != nil {
-		t.Errorf("in an empty stream: %t %v", found, err)
+	check := func(what string, at time.Time, want Cut) {
+		t.Helper()
+		if cut, err := c.CutAt(t.Context(), Frames, c.Frames(1), at); err != nil || cut != want {
+			t.Errorf("%s: %+v, %v, want %+v", what, cut, err, want)
+		}
 	}
+	check("an empty stream", time.Unix(0, 0), Cut{})
+	publish(t, c, c.Frames(0), "other")
 	publish(t, c, c.Frames(1), "a")
 	publish(t, c, c.Frames(0), "other")
 	publish(t, c, c.Frames(1), "b", "c")
-	first, found, err := c.Since(t.Context(), Frames, c.Frames(1), time.Unix(0, 0))
-	if err != nil || !found || string(first.Data) != "a" || first.Pending != 2 {
-		t.Errorf("since ever: %q and %d more, %t, %v", first.Data, first.Pending, found, err)
-	}
-	b, err := c.Next(t.Context(), Frames, c.Frames(1), 2)
+	check("before all", time.Unix(0, 0), Cut{Before: 1, Later: 3})
+	b, err := c.Next(t.Context(), Frames, c.Frames(1), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, found, err = c.Since(t.Context(), Frames, c.Frames(1), b.Time)
-	if err != nil || !found || string(first.Data) != "b" || first.Pending != 1 {
-		t.Errorf("since b: %q and %d more, %t, %v", first.Data, first.Pending, found, err)
-	}
-	if _, found, err := c.Since(t.Context(), Frames, c.Frames(1), time.Now().Add(time.Hour)); found || err != nil {
-		t.Errorf("since the future: %t %v", found, err)
-	}
+	check("the second", b.Time, Cut{Before: 3, Later: 2})
+	check("behind all", time.Now().Add(time.Hour), Cut{})
 }

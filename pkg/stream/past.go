@@ -100,14 +100,20 @@ func (c *Conn) IsEmpty(ctx context.Context, stream, subject string) bool {
 
 var errFound = errors.New("found")
 
-// Since returns the first message of a subject that was stored at t or later, with its Pending. found is false where there is none.
-func (c *Conn) Since(ctx context.Context, stream, subject string, t time.Time) (first Message, found bool, err error) {
-	err = c.Past(ctx, stream, subject, t, func(m Message) error {
-		first = m
+// Cut is where a time divides the messages of a subject.
+type Cut struct {
+	// Later is how many messages were stored at that time or later. Where there are some, they are those behind the sequence number Before.
+	Before, Later uint64
+}
+
+// CutAt finds where a time divides the messages of a subject.
+func (c *Conn) CutAt(ctx context.Context, stream, subject string, t time.Time) (cut Cut, err error) {
+	err = c.Past(ctx, stream, subject, t, func(first Message) error {
+		cut = Cut{Before: first.Seq - 1, Later: 1 + first.Pending}
 		return errFound
 	})
 	if errors.Is(err, errFound) {
-		return first, true, nil
+		err = nil
 	}
-	return Message{}, false, err
+	return cut, err
 }

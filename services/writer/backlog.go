@@ -139,13 +139,13 @@ func (p *partition) jump(ctx, work context.Context, msg stream.Message) (bool, e
 	if err != nil {
 		return false, fmt.Errorf("looking for the end of the backlog: %w", err)
 	}
-	end, isNew := last.Seq, uint64(0)
-	first, found, err := conn.Since(ctx, stream.Frames, conn.Frames(p.number), time.Now().Add(-min(newTime, p.ep.cfg.FreshFirst.After/2)))
+	end := last.Seq
+	isNew, err := conn.CutAt(ctx, stream.Frames, conn.Frames(p.number), time.Now().Add(-min(newTime, p.ep.cfg.FreshFirst.After/2)))
 	if err != nil {
 		return false, fmt.Errorf("looking for what is new: %w", err)
 	}
-	if found {
-		end, isNew = first.Seq-1, 1+first.Pending
+	if isNew.Later > 0 {
+		end = isNew.Before
 	}
 	if end <= msg.Seq {
 		return false, nil
@@ -160,7 +160,7 @@ func (p *partition) jump(ctx, work context.Context, msg stream.Message) (bool, e
 	if n, err := p.mb.Pending(ctx); err == nil {
 		g.Messages = 1 + n
 	}
-	g.Messages -= min(g.Messages, isNew)
+	g.Messages -= min(g.Messages, isNew.Later)
 	if h, err := frame.ReadHeader(msg.Data); err == nil {
 		g.Oldest = min(g.Oldest, h.MinTime)
 	}
