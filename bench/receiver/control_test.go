@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // serve starts a receiver and returns how to push to it over a connection.
@@ -119,9 +121,7 @@ func TestHangEndsWithTheClientOrTheMode(t *testing.T) {
 		_, err := push(t.Context(), p)
 		done <- err
 	}()
-	for r.Report().Failed < 2 {
-		time.Sleep(time.Millisecond)
-	}
+	await.True(t, "both hang", func() bool { return r.Report().Failed == 2 })
 	select {
 	case err := <-done:
 		t.Fatalf("answered while hanging: %v", err)

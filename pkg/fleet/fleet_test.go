@@ -15,25 +15,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/goleak"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
 
-// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
-const patience = 60 * time.Second
-
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*Server).delayedAPIResponder"))
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %v", what, patience)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 const (
@@ -184,7 +172,7 @@ func (m *member) kill() {
 // settled waits until the members own all shares, each its part.
 func (w *world) settled(members ...string) {
 	w.t.Helper()
-	eventually(w.t, fmt.Sprintf("shares of %v", members), func() bool {
+	await.True(w.t, fmt.Sprintf("shares of %v", members), func() bool {
 		count := map[string]int{}
 		for _, owner := range w.copyOwners() {
 			count[owner]++
@@ -255,8 +243,8 @@ func TestASilentMemberIsGivenUpWhenItsTimeIsOver(t *testing.T) {
 	if _, err := members.Put(t.Context(), "b", encode(memberVersion, &Member{ID: "b", Services: []string{service}})); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the second member", func() bool { return len(a.Members()) == 2 })
-	eventually(t, "its end", func() bool { return len(a.Members()) == 1 })
+	await.True(t, "the second member", func() bool { return len(a.Members()) == 2 })
+	await.True(t, "its end", func() bool { return len(a.Members()) == 1 })
 	w.settled("a")
 	if n := testutil.ToFloat64(a.metrics.expired); n != 1 {
 		t.Errorf("%v members are counted as expired", n)
@@ -271,7 +259,7 @@ func TestAMemberThatHasGoneWithoutWordIsForgotten(t *testing.T) {
 	a.Fleet.mu.Lock()
 	a.Fleet.members["b"] = Member{ID: "b", Services: []string{service}, Seen: time.Now(), revision: 1}
 	a.Fleet.mu.Unlock()
-	eventually(t, "its end", func() bool { return len(a.Members()) == 1 })
+	await.True(t, "its end", func() bool { return len(a.Members()) == 1 })
 	w.join("c")
 	w.settled("a", "c")
 }
@@ -332,7 +320,7 @@ func TestAMemberThatWasPausedGivesUpItsShares(t *testing.T) {
 	w.settled("a")
 	before := a.claim.Held()
 	a.paused(time.Minute)
-	eventually(t, "new epochs", func() bool {
+	await.True(t, "new epochs", func() bool {
 		held := a.claim.Held()
 		for s, epoch := range before {
 			if held[s] <= epoch {
@@ -359,7 +347,7 @@ func TestAMemberTakenForDeadComesBack(t *testing.T) {
 	w.mu.Lock()
 	w.owners = map[int]string{} // taking over too early is harmless; it is not looked at here
 	w.mu.Unlock()
-	eventually(t, "b", func() bool {
+	await.True(t, "b", func() bool {
 		for _, m := range a.Members() {
 			if m.ID == "b" && m.revision > 0 {
 				return true
@@ -402,7 +390,7 @@ func TestMetricsAreClean(t *testing.T) {
 		t.Errorf("promlint: %v %v", problems, err)
 	}
 	a.SetConfigHash("other")
-	eventually(t, "another hash", func() bool { m := a.Members(); return len(m) == 1 && m[0].ConfigHash == "other" })
+	await.True(t, "another hash", func() bool { m := a.Members(); return len(m) == 1 && m[0].ConfigHash == "other" })
 }
 
 // TestSharesMoveNoMoreThanTheyMust lets members come and go in a simulation.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -33,7 +34,7 @@ millrace_fleet_free_shares{service="scraper"} %d
 millrace_fleet_free_shares{service="writer"} %d
 `, scraper, writer)
 		var err error
-		eventually(t, "the free shares", func() bool {
+		await.True(t, "the free shares", func() bool {
 			err = testutil.GatherAndCompare(a.reg, strings.NewReader(want), "millrace_fleet_free_shares")
 			return err == nil
 		})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
@@ -49,7 +50,7 @@ func TestABarrierWaitsForWhatIsBeforeItAndHurriesNothing(t *testing.T) {
 		t.Error(err)
 	}
 	r.offer(0, r.named("unit", r.unit(1, 10)), r.named("barrier", &Unit{}))
-	eventually(t, "both with the publisher", func() bool { return r.list[0].mailbox.Len() == 0 })
+	await.True(t, "both with the publisher", func() bool { return r.list[0].mailbox.Len() == 0 })
 	r.nothing()
 	if n := len(batches(t, conn, 0)); n != 0 {
 		t.Errorf("%d batches because of a barrier", n)
@@ -84,9 +85,9 @@ func TestABudgetIsNeverExceeded(t *testing.T) {
 	other.Budget = NewBudget(1 << 20) // of another service
 	r.offer(0, other)
 	r.run()
-	eventually(t, "room", func() bool { return r.budget.Pending() == 0 && other.Budget.Pending() == 0 })
+	await.True(t, "room", func() bool { return r.budget.Pending() == 0 && other.Budget.Pending() == 0 })
 	r.offer(0, c)
-	eventually(t, "the unit that was refused before", func() bool { return len(stored(t, conn, 0)) == 3 })
+	await.True(t, "the unit that was refused before", func() bool { return len(stored(t, conn, 0)) == 3 })
 }
 
 func TestABudgetIsSharedByMany(t *testing.T) {
@@ -224,7 +225,7 @@ func TestStoppingPublishesWhatIsHeld(t *testing.T) {
 	r.linger = time.Hour
 	stop := r.run()
 	r.offer(0, r.named("first", r.unit(1, 10)))
-	eventually(t, "the unit with the publisher", func() bool { return r.list[0].mailbox.Len() == 0 })
+	await.True(t, "the unit with the publisher", func() bool { return r.list[0].mailbox.Len() == 0 })
 	r.offer(0, r.named("second", r.unit(2, 10)))
 	stop()
 	if err := r.expect("first", "second"); err != nil {
@@ -255,7 +256,7 @@ func TestStoppingWhileTheStreamIsAwayDropsWhatIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.offer(0, r.named("on its way", r.unit(2, 10)))
-	eventually(t, "it waits", func() bool {
+	await.True(t, "it waits", func() bool {
 		return len(r.Waiting()) == 1 && strings.Contains(r.Waiting()[0], "partition 0 waits for the stream") && r.value("millrace_publisher_waiting_partitions") == 1
 	})
 	r.offer(0, r.named("in the mailbox", r.unit(3, 12)), r.named("barrier", &Unit{}))

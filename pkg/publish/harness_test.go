@@ -17,14 +17,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/logtest"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
-
-// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
-const patience = 60 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -130,8 +128,8 @@ func (r *rig) expect(names ...string) (err error) {
 				r.t.Fatalf("%q was told %v, want %q to be told", got.name, got.err, name)
 			}
 			err = got.err
-		case <-time.After(patience):
-			r.t.Fatalf("%q was not told anything after %v", name, patience)
+		case <-time.After(await.Patience):
+			r.t.Fatalf("%q was not told anything after %v", name, await.Patience)
 		}
 	}
 	return err
@@ -240,17 +238,6 @@ func total(frames []*frame.Frame) (n int) {
 		n += f.Samples()
 	}
 	return n
-}
-
-// eventually polls until ok returns true.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %v", what, patience)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 func TestMetricNamesAreClean(t *testing.T) {

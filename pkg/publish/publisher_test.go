@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
@@ -23,17 +24,17 @@ func TestFramesLingerForOthers(t *testing.T) {
 		r.offer(0, r.unit(at, 10))
 	}
 	r.run()
-	eventually(t, "a batch", func() bool { return len(batches(t, conn, 0)) > 0 })
+	await.True(t, "a batch", func() bool { return len(batches(t, conn, 0)) > 0 })
 	if n := len(batches(t, conn, 0)); n != 1 {
 		t.Errorf("%d batches of units that came together", n)
 	}
 	if d := cmp.Diff([]int64{0, 1, 2}, times(stored(t, conn, 0))); d != "" {
 		t.Errorf("frames (-want +got):\n%s", d)
 	}
-	eventually(t, "no pending bytes", func() bool { return r.budget.Pending() == 0 })
+	await.True(t, "no pending bytes", func() bool { return r.budget.Pending() == 0 })
 	r.offer(0, r.unit(3, 10)) // a lone one does not wait for ever
-	eventually(t, "a second batch", func() bool { return len(batches(t, conn, 0)) == 2 })
-	eventually(t, "its acknowledgement", func() bool { return r.value("millrace_publisher_batches_total") == 2 })
+	await.True(t, "a second batch", func() bool { return len(batches(t, conn, 0)) == 2 })
+	await.True(t, "its acknowledgement", func() bool { return r.value("millrace_publisher_batches_total") == 2 })
 }
 
 func TestABatchGoesWhenTheFirstOfItsUnitsMayNotWaitAnyLonger(t *testing.T) {
@@ -42,7 +43,7 @@ func TestABatchGoesWhenTheFirstOfItsUnitsMayNotWaitAnyLonger(t *testing.T) {
 	r.linger = time.Hour
 	r.run()
 	r.offer(0, r.named("patient", r.unit(1, 10)))
-	eventually(t, "the unit with the publisher", func() bool { return r.list[0].mailbox.Len() == 0 })
+	await.True(t, "the unit with the publisher", func() bool { return r.list[0].mailbox.Len() == 0 })
 	r.linger = 10 * time.Millisecond
 	r.offer(0, r.named("hurried", r.unit(2, 10)))
 	r.linger = time.Hour
@@ -78,7 +79,7 @@ func TestWhatComesDuringAPublishGoesTogether(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.offer(0, r.unit(1, 10))
-	eventually(t, "it waits", func() bool { return r.WaitingOf(0) != "" })
+	await.True(t, "it waits", func() bool { return r.WaitingOf(0) != "" })
 	for at := range int64(20) {
 		r.offer(0, r.unit(2+at, 10))
 	}
@@ -118,7 +119,7 @@ func TestBatchesAreBounded(t *testing.T) {
 		r.offer(1, r.unit(at, n))
 	}
 	stop := r.run()
-	eventually(t, "most batches", func() bool { return len(batches(t, conn, 1)) > 5 })
+	await.True(t, "most batches", func() bool { return len(batches(t, conn, 1)) > 5 })
 	stop() // and the last one
 	for _, msg := range batches(t, conn, 1) {
 		h, _ := frame.ReadHeader(msg.Data)
@@ -183,7 +184,7 @@ func TestDictionariesComeBeforeTheirFrames(t *testing.T) {
 	next := func() string {
 		t.Helper()
 		for {
-			msg, err := sub.NextMsg(patience)
+			msg, err := sub.NextMsg(await.Patience)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -207,7 +208,7 @@ func TestDictionariesComeBeforeTheirFrames(t *testing.T) {
 	expect("the same series", "frames")
 	r.offer(0, r.unit(3, 12))
 	expect("other series", "dicts", "frames")
-	eventually(t, "its acknowledgement", func() bool { return r.budget.Pending() == 0 })
+	await.True(t, "its acknowledgement", func() bool { return r.budget.Pending() == 0 })
 	if n := r.value("millrace_publisher_dictionaries_total"); n != 2 {
 		t.Errorf("%v dictionaries are counted", n)
 	}
@@ -218,7 +219,7 @@ func TestDictionariesComeBeforeTheirFrames(t *testing.T) {
 	stop = r.run()
 	r.offer(0, r.unit(4, 10))
 	expect("a dictionary that the stream has", "frames")
-	eventually(t, "its acknowledgement", func() bool { return r.budget.Pending() == 0 }) // a batch without one is published again
+	await.True(t, "its acknowledgement", func() bool { return r.budget.Pending() == 0 }) // a batch without one is published again
 	stop()
 
 	// A third one remembers one that has half its time behind it.

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
@@ -137,7 +138,7 @@ func TestAReplayIsHeldGoesOnAndIsRemoved(t *testing.T) {
 	}
 	held := m.start(t, spec, true)
 	state(held, Stopped)
-	time.Sleep(2 * time.Millisecond) // another now
+	await.True(t, "another now", func() bool { return time.Since(held.Created) > time.Millisecond })
 	on := m.start(t, spec, false)
 	state(on, Running)
 	if !on.FromTime.Equal(held.FromTime) || on.Rate != 10 {

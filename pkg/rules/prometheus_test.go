@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/prometheus/storage/remote"
 	"github.com/prometheus/prometheus/tsdb/agent"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 )
 
@@ -141,7 +142,9 @@ func TestRulesDoWhatPrometheusDoes(t *testing.T) {
 	db.SetWriteNotified(store)
 
 	// The agent sends what was appended after it has begun to watch, so samples come until all endpoints have the marker.
-	for deadline, now := time.Now().Add(time.Minute), time.Now().UnixMilli(); ; now += 1000 {
+	now := time.Now().UnixMilli()
+	await.True(t, "all endpoints have something", func() bool {
+		now += 1000
 		app := db.Appender(t.Context())
 		for _, s := range testSeries() {
 			if _, err := app.Append(0, s.Labels, now, 1); err != nil {
@@ -151,20 +154,13 @@ func TestRulesDoWhatPrometheusDoes(t *testing.T) {
 		if err := app.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		missing := 0
 		for name := range endpoints {
 			if !strings.Contains(strings.Join(receiver.got("/"+strings.ReplaceAll(name, " ", "_")), ""), "marker") {
-				missing++
+				return false
 			}
 		}
-		if missing == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d endpoints have nothing", missing)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+		return true
+	})
 	for _, rw := range cfg.RemoteWriteConfigs {
 		r := Rules{External: external, Relabel: rw.WriteRelabelConfigs}
 		out, _ := r.Apply(testSeries())

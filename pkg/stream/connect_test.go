@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/logtest"
 )
 
@@ -19,7 +20,7 @@ func TestConnectTriesUntilItsContextEnds(t *testing.T) {
 		_, err := Connect(ctx, Config{URL: "nats://miller:secret@127.0.0.1:1", Logger: slog.New(slog.NewTextHandler(log, nil))})
 		failed <- err
 	}()
-	eventually(t, "a log line about NATS", func() bool { return strings.Contains(log.String(), "Cannot reach NATS") })
+	await.True(t, "a log line about NATS", func() bool { return strings.Contains(log.String(), "Cannot reach NATS") })
 	cancel()
 	err := <-failed
 	if !errors.Is(err, context.Canceled) {
@@ -67,9 +68,9 @@ func TestConnectionsComeBack(t *testing.T) {
 	log := &logtest.Buffer{}
 	c := connect(t, Config{URL: o.url(), Logger: slog.New(slog.NewTextHandler(log, nil))})
 	o.stop()
-	eventually(t, "a log line about the loss", func() bool { return strings.Contains(log.String(), "Lost the connection") })
+	await.True(t, "a log line about the loss", func() bool { return strings.Contains(log.String(), "Lost the connection") })
 	o.start()
-	eventually(t, "a log line about the return", func() bool { return strings.Contains(log.String(), "Connected to NATS again") })
+	await.True(t, "a log line about the return", func() bool { return strings.Contains(log.String(), "Connected to NATS again") })
 	if err := c.NC.FlushTimeout(10 * time.Second); err != nil {
 		t.Error(err)
 	}

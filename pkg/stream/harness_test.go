@@ -13,10 +13,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"go.uber.org/goleak"
-)
 
-// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
-const patience = 60 * time.Second
+	"github.com/millrace/millrace/pkg/await"
+)
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
@@ -160,18 +159,7 @@ func publish(t *testing.T, c *Conn, subject string, texts ...string) {
 
 func patient(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
 	t.Cleanup(cancel)
 	return ctx
-}
-
-// eventually polls until ok returns true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %v", what, patience)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 func open(t *testing.T, c *Conn, change ...func(*MailboxConfig)) *Mailbox {
@@ -162,7 +164,7 @@ func TestThePositionIsStoredOnceASecond(t *testing.T) {
 	_, before := position(t, c)
 	start := time.Now()
 	mark := uint64(0)
-	eventually(t, "a stored position", func() bool {
+	await.True(t, "a stored position", func() bool {
 		mark++
 		m.Handled(1, mark)
 		p, _ := position(t, c)
@@ -408,7 +410,7 @@ func TestNobodyWaitsForAServerThatIsAway(t *testing.T) {
 		}
 	}
 	o.start()
-	eventually(t, "an answer from the server that is back", func() bool {
+	await.True(t, "an answer from the server that is back", func() bool {
 		n, err := m.Pending(patient(t))
 		return err == nil && n == 0
 	})
@@ -436,7 +438,7 @@ func TestPendingCountsWhatWasNotRead(t *testing.T) {
 	defer m.Close()
 	pending := func(want uint64) {
 		t.Helper()
-		eventually(t, fmt.Sprint(want, " messages unread"), func() bool {
+		await.True(t, fmt.Sprint(want, " messages unread"), func() bool {
 			n, err := m.Pending(patient(t))
 			return err == nil && n == want
 		})

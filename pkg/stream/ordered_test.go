@@ -6,6 +6,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // TestAnOrderedConsumerHearsItsReader makes consumers at all nodes of a cluster, of which some are another node's than their reader's.
@@ -13,7 +15,7 @@ func TestAnOrderedConsumerHearsItsReader(t *testing.T) {
 	conns := cluster(t)
 	layout := testLayout
 	layout.Replicas = len(conns)
-	eventually(t, "the streams", func() bool { return conns[0].Ensure(t.Context(), layout) == nil })
+	await.True(t, "the streams", func() bool { return conns[0].Ensure(t.Context(), layout) == nil })
 	publish(t, conns[0], conns[0].Frames(0), "message 0")
 	const consumers = 600
 	for n := range consumers {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // lagging is a bucket whose next reads are answered by a replica that does not have the last write yet.
@@ -101,7 +103,7 @@ func TestReadersMakePositionsAtOnceInACluster(t *testing.T) {
 	conns := cluster(t)
 	layout := testLayout
 	layout.Replicas = len(conns)
-	eventually(t, "the streams", func() bool { return conns[0].Ensure(t.Context(), layout) == nil })
+	await.True(t, "the streams", func() bool { return conns[0].Ensure(t.Context(), layout) == nil })
 	const mailboxes = 100
 	errs := make(chan error)
 	for _, c := range conns {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 func TestPublishReturnsOnceTheMessageIsStored(t *testing.T) {
@@ -21,7 +23,7 @@ func TestPublishReturnsOnceTheMessageIsStored(t *testing.T) {
 		}
 	}
 	msg, err := c.Last(t.Context(), Frames, c.Frames(0))
-	if err != nil || msg.Seq != 3 || string(msg.Data) != "text" || msg.Header.Get("K") != "v" || msg.Subject != c.Frames(0) || time.Since(msg.Time) > patience {
+	if err != nil || msg.Seq != 3 || string(msg.Data) != "text" || msg.Header.Get("K") != "v" || msg.Subject != c.Frames(0) || time.Since(msg.Time) > await.Patience {
 		t.Errorf("stored message %+v: %v", msg, err)
 	}
 	if _, err := c.Last(t.Context(), Frames, c.Frames(1)); !errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -41,14 +43,14 @@ func TestPublishTriesUntilTheServerIsBack(t *testing.T) {
 		_, err := c.Publish(t.Context(), &nats.Msg{Subject: c.Frames(0), Data: []byte("meanwhile")}, func(error) { failures.Add(1) })
 		published <- err
 	}()
-	eventually(t, "a failed try", func() bool { return failures.Load() > 0 })
+	await.True(t, "a failed try", func() bool { return failures.Load() > 0 })
 	o.start()
 	select {
 	case err := <-published:
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		t.Fatal("not published though the server is back")
 	}
 	// Tries that were under way when the server came back may have been stored as well.

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
@@ -171,12 +172,7 @@ func TestWhatIsMissedIsCounted(t *testing.T) {
 		b.frame(0, frame.Section{Dict: id, Series: len(sets), Values: values})
 	}
 	b.frame(0, frame.Section{Dict: frame.DictID{9}, Series: 3, Values: []float64{1, 2, 3}})
-	// Nobody takes any until all have come.
-	for deadline := time.Now().Add(30 * time.Second); shown.unlabelled.Load() < 3; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("they have not all come")
-		}
-	}
+	await.True(t, "all come before anybody takes one", func() bool { return shown.unlabelled.Load() == 3 })
 	seen, missed := uint64(0), Missed{}
 	for seen+missed.Samples < rounds*frame.MaxSeries || missed.Unlabelled < 3 {
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 const (
@@ -283,14 +285,14 @@ func TestConsulDiscovery(t *testing.T) {
 	a, server := newConsulAgent(t)
 	f := newBed(t)
 	testConsul(t, f, server)
-	eventually(t, "queries block while nothing changes", func() bool {
+	await.True(t, "queries block while nothing changes", func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return a.blocked >= 3
 	})
 	// An agent that fails takes nothing away.
 	a.setFailing(true)
-	eventually(t, "queries fail", func() bool {
+	await.True(t, "queries fail", func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		return a.failures > 1

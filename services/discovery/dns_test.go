@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // resolverEnv tells a test that runs again in its own mount namespace at which address its DNS server is to listen.
@@ -162,10 +164,10 @@ func testDNSDiscovery(t *testing.T, addr string) {
 
 	// A server that fails takes nothing away, nor does a restart meanwhile.
 	z.setBroken("db.example.test.", true)
-	eventually(t, "queries", func() bool { return z.asked() > 4 })
+	await.True(t, "queries", func() bool { return z.asked() > 4 })
 	first.stop()
 	second := f.start(config)
-	eventually(t, "the jobs that work have a result", func() bool {
+	await.True(t, "the jobs that work have a result", func() bool {
 		st := second.Status()
 		return len(st.Jobs) == 2 && st.Jobs[1].Waiting == "" && st.Jobs[1].Held == 0
 	})

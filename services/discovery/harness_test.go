@@ -25,14 +25,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 	"github.com/millrace/millrace/pkg/target"
 )
-
-// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
-const patience = 60 * time.Second
 
 // bed is a NATS server with the streams, and what a scraper sees of TARGETS.
 type bed struct {
@@ -134,7 +132,7 @@ func (f *bed) history() []string {
 func (f *bed) wait(key func(*target.Target) string, want ...string) {
 	f.t.Helper()
 	slices.Sort(want)
-	deadline := time.After(patience)
+	deadline := time.After(await.Patience)
 	for {
 		f.mu.Lock()
 		changed := f.changed
@@ -150,23 +148,12 @@ func (f *bed) wait(key func(*target.Target) string, want ...string) {
 		select {
 		case <-changed:
 		case <-deadline:
-			f.t.Fatalf("published targets differ after %v (-want +got):\n%s", patience, cmp.Diff(want, got))
+			f.t.Fatalf("published targets differ after %v (-want +got):\n%s", await.Patience, cmp.Diff(want, got))
 		}
 	}
 }
 
 func address(t *target.Target) string { return t.Job + " " + t.Labels.Get("__address__") }
-
-// eventually polls until ok returns true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %v", what, patience)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
 
 // running is a discovery service that runs.
 type running struct {
@@ -285,7 +272,7 @@ func checkLeaks(t *testing.T) {
 	t.Cleanup(func() {
 		// A mechanism ends with its last request, which nobody waits for: DNS gives up after 2 s on a server that is gone.
 		err := goleak.Find(ignore...)
-		for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); {
+		for deadline := time.Now().Add(await.Patience); err != nil && time.Now().Before(deadline); {
 			err = goleak.Find(ignore...) // it sleeps between its own tries
 		}
 		if err != nil {

@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // kubeServer is an API server, with what the test does to its objects and to the way there.
@@ -183,7 +185,7 @@ func testKubernetes(t *testing.T, k kubeServer) {
 	k.remove("pods", pod("web-5", "", "", 0))
 	k.setDown(true)
 	second := f.start(kubeJobs(k))
-	eventually(t, "the restarted service has applied its configuration", func() bool { return len(second.Status().Jobs) == 4 })
+	await.True(t, "the restarted service has applied its configuration", func() bool { return len(second.Status().Jobs) == 4 })
 	f.wait(address, "pods 10.1.0.22:80", "pods 10.1.0.5:80", front2, node1)
 	k.setDown(false)
 	k.put("pods", pod("web-6", "10.1.0.6", "web", 80))

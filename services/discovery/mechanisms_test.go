@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // httpSD is a server for HTTP service discovery.
@@ -66,7 +68,7 @@ func (sd *httpSD) fail() {
 
 func (sd *httpSD) waitForRequests(n int64) {
 	sd.t.Helper()
-	eventually(sd.t, fmt.Sprintf("%d requests to HTTP discovery", n), func() bool { return sd.requests.Load() >= n })
+	await.True(sd.t, fmt.Sprintf("%d requests to HTTP discovery", n), func() bool { return sd.requests.Load() >= n })
 }
 
 func (sd *httpSD) job(name string) string {

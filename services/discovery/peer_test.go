@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // peerProgram returns the program that an environment variable names. Without it the test is skipped; CI builds the programs first, so there it fails.
@@ -88,7 +90,7 @@ func (p *peer) tail(lines int) string {
 // await polls until ok returns true, and fails the test where the program ends before.
 func (p *peer) await(what string, ok func() bool) {
 	p.t.Helper()
-	eventually(p.t, p.name+": "+what, func() bool {
+	await.True(p.t, p.name+": "+what, func() bool {
 		select {
 		case <-p.done:
 			p.t.Fatalf("%s: ended before: %v", p.name+": "+what, p.err)

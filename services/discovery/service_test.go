@@ -13,6 +13,7 @@ import (
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/target"
 )
@@ -76,7 +77,7 @@ func TestRelabellingDecidesWhatIsPublished(t *testing.T) {
 			t.Errorf("discovered labels lack __meta_: %s", got.Discovered)
 		}
 	}
-	eventually(t, "all targets are stored", func() bool {
+	await.True(t, "all targets are stored", func() bool {
 		st := r.Status()
 		return len(st.Jobs) == 2 && st.Jobs[1].Unpublished == 0 && st.Jobs[1].Active == 3
 	})
@@ -114,7 +115,7 @@ func TestMalformedTargetsAreCountedAndTheOthersGoOn(t *testing.T) {
   - {source_labels: [__address__, path], regex: '(bad.*);(.*)', target_label: __address__, replacement: '$1$2'}
 `)
 	f.wait(address, "mixed good:1")
-	eventually(t, "four targets have failed", func() bool { return r.value("millrace_discovery_failed_targets_total", "mixed") == 4 })
+	await.True(t, "four targets have failed", func() bool { return r.value("millrace_discovery_failed_targets_total", "mixed") == 4 })
 	if got := r.Status().Jobs[0].Failed; got != 4 {
 		t.Errorf("Status() counts %d malformed targets, want 4", got)
 	}
@@ -131,7 +132,7 @@ func TestReloadAddsChangesAndRemoves(t *testing.T) {
 	f.wait(address, "a h1:1", "a h2:1", "b h3:1")
 	r.apply(static("a", "h2:1", "h4:1") + static("c", "h5:1"))
 	f.wait(address, "a h2:1", "a h4:1", "c h5:1")
-	eventually(t, "the removed job is gone", func() bool { return len(r.Status().Jobs) == 2 })
+	await.True(t, "the removed job is gone", func() bool { return len(r.Status().Jobs) == 2 })
 	r.apply(static("b", "h3:1"))
 	f.wait(address, "b h3:1")
 	if slices.Contains(f.history(), "-h2:1") {
@@ -208,7 +209,7 @@ func TestTwoThousandTargetsAreEachPublishedOnce(t *testing.T) {
 	}
 	r.apply(static("many", addresses[1000:]...))
 	f.wait(address, want[1000:]...)
-	eventually(t, "1000 removals are counted", func() bool { return r.value("millrace_discovery_removed_total", "") == 1000 })
+	await.True(t, "1000 removals are counted", func() bool { return r.value("millrace_discovery_removed_total", "") == 1000 })
 	if got := r.value("millrace_discovery_published_total", ""); got != 2000 {
 		t.Errorf("published_total = %v, want 2000", got)
 	}
@@ -219,7 +220,7 @@ func TestRestartPublishesOnlyTheDifference(t *testing.T) {
 	f := newBed(t)
 	first := f.start(static("a", "h1:1", "h2:1") + static("gone", "h3:1"))
 	f.wait(address, "a h1:1", "a h2:1", "gone h3:1")
-	eventually(t, "all is acknowledged", func() bool { return first.value("millrace_discovery_published_total", "") == 3 })
+	await.True(t, "all is acknowledged", func() bool { return first.value("millrace_discovery_published_total", "") == 3 })
 	first.stop()
 
 	second := f.start(static("a", "h2:1", "h4:1"))
@@ -300,24 +301,24 @@ func TestPublishingGoesOnOnceTheStreamIsThereAgain(t *testing.T) {
 	}
 	lose()
 	r := f.start(static("a", "h1:1"))
-	eventually(t, "the service waits for the stream", func() bool { return strings.Contains(r.Status().Waiting, "targets of the last run: ") })
+	await.True(t, "the service waits for the stream", func() bool { return strings.Contains(r.Status().Waiting, "targets of the last run: ") })
 	restore()
-	eventually(t, "the target is published", func() bool { return r.value("millrace_discovery_published_total", "") == 1 })
+	await.True(t, "the target is published", func() bool { return r.value("millrace_discovery_published_total", "") == 1 })
 	if got := r.Status().Waiting; got != "" {
 		t.Errorf("the running service waits for %q", got)
 	}
 	lose()
 	r.apply(static("a", "h1:1") + static("b", "h2:1"))
-	eventually(t, "the job waits for NATS", func() bool {
+	await.True(t, "the job waits for NATS", func() bool {
 		st := r.Status()
 		return len(st.Jobs) == 2 && strings.Contains(st.Jobs[1].Waiting, "NATS") && st.Jobs[1].Unpublished == 1
 	})
 	restore()
-	eventually(t, "the target is published", func() bool { return r.value("millrace_discovery_published_total", "") == 2 })
+	await.True(t, "the target is published", func() bool { return r.value("millrace_discovery_published_total", "") == 2 })
 	if got := r.value("millrace_discovery_publish_retries_total", ""); got == 0 {
 		t.Error("no retries are counted")
 	}
-	eventually(t, "the job has nothing to wait for", func() bool {
+	await.True(t, "the job has nothing to wait for", func() bool {
 		j := r.Status().Jobs[1]
 		return j.Waiting == "" && j.Unpublished == 0
 	})
@@ -330,7 +331,7 @@ func TestUnreadableStoredTargetsStay(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := f.start(static("a", "h1:1"))
-	eventually(t, "the target is published", func() bool { return r.value("millrace_discovery_published_total", "") == 1 })
+	await.True(t, "the target is published", func() bool { return r.value("millrace_discovery_published_total", "") == 1 })
 	if m, err := f.conn.Last(t.Context(), stream.Targets, future.Subject); err != nil || len(m.Data) != len(future.Data) {
 		t.Errorf("the message of a newer version became %v, %v", m, err)
 	}

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/publish"
 	"github.com/millrace/millrace/pkg/stream"
@@ -71,9 +72,7 @@ func (r *rig) run(change ...func(*Config)) {
 		cancel()
 		wg.Wait()
 	})
-	for !r.open.Load() {
-		time.Sleep(time.Millisecond)
-	}
+	await.True(r.t, "the service is open", r.open.Load)
 }
 
 // push takes a list of samples by remote_write 2.0.

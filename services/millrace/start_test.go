@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/config"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
@@ -51,22 +52,18 @@ func TestTheStartWaitsForNATSToStoreWhereEndpointsBegin(t *testing.T) {
 	nats.Shutdown()
 	applied := make(chan error, 1)
 	go func() { applied <- p.firstApply(t.Context()) }()
-	const patience = time.Minute
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		if reason := p.waiting.Load(); reason != nil {
-			if !strings.Contains(*reason, "where the endpoints begin") {
-				t.Errorf("the process waits for %s", *reason)
-			}
-			break
-		}
+	var reason *string
+	await.True(t, "the start says that it waits", func() bool {
 		select {
 		case err := <-applied:
 			t.Fatalf("the start ended with %v while NATS was away", err)
 		default:
 		}
-		if time.Now().After(deadline) {
-			t.Fatal("the start does not say that it waits")
-		}
+		reason = p.waiting.Load()
+		return reason != nil
+	})
+	if !strings.Contains(*reason, "where the endpoints begin") {
+		t.Errorf("the process waits for %s", *reason)
 	}
 	nats = serve()
 	t.Cleanup(nats.Shutdown)
@@ -75,7 +72,7 @@ func TestTheStartWaitsForNATSToStoreWhereEndpointsBegin(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		t.Fatal("the start does not go on though NATS is back")
 	}
 }

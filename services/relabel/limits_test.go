@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/counter"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
@@ -34,7 +35,7 @@ func names(of string, n int) (list []string) {
 // kept waits for what an endpoint gets for a dictionary, and returns how many series that is.
 func kept(t *testing.T, conn *stream.Conn, endpoint string, partition int, id frame.DictID) (n int) {
 	t.Helper()
-	eventually(t, "what the endpoint gets", func() bool {
+	await.True(t, "what the endpoint gets", func() bool {
 		text, _, _ := result(t, conn, endpoint, partition, id)
 		n = strings.Count(text, "__name__")
 		return text != ""
@@ -60,14 +61,14 @@ func TestEndpointsGetNoMoreThanTheLimit(t *testing.T) {
 	if !strings.HasSuffix(text, " {} {} {} {} {} {}") {
 		t.Errorf("refused series have labels: %s", text)
 	}
-	eventually(t, "the number of series with places", func() bool { return activeSeries(t, r) == 10 })
+	await.True(t, "the number of series with places", func() bool { return activeSeries(t, r) == 10 })
 	if n := counter.Value(r.metrics.dropped); n != 0 {
 		t.Errorf("%v series count as dropped by rules", n)
 	}
 
 	// The work is shared, handed on and begun anew with other rules: the limit is the same.
 	r2, _ := startLimited(t, conn, limits, endpoints...)
-	eventually(t, "the work to be shared", func() bool {
+	await.True(t, "the work to be shared", func() bool {
 		return activeSeries(t, r)+activeSeries(t, r2) == 10 && len(r.Waiting())+len(r2.Waiting()) == 0
 	})
 	c := publishDict(t, conn, 0, names("c", 5)...)
@@ -82,7 +83,7 @@ func TestEndpointsGetNoMoreThanTheLimit(t *testing.T) {
 	if err := r2.ApplyConfig([]Endpoint{{"plain", external("region", "north")}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "results of the new rules", func() bool {
+	await.True(t, "results of the new rules", func() bool {
 		x, _, _ := result(t, conn, "plain", 0, a)
 		y, _, _ := result(t, conn, "plain", 1, b)
 		return strings.Count(x+y, "north") == 10 && strings.Count(x+y, "{}") == 6

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/counter"
 	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
@@ -27,9 +28,6 @@ import (
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 	"github.com/millrace/millrace/services/relabel/limit"
 )
-
-// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
-const patience = 60 * time.Second
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -77,16 +75,6 @@ func startLimited(t *testing.T, conn *stream.Conn, limits limit.Limits, endpoint
 	})
 	t.Cleanup(stop)
 	return r, stop
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %v", what, patience)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 // publishDict publishes a dictionary of the named series.
@@ -138,7 +126,7 @@ func result(t *testing.T, conn *stream.Conn, endpoint string, partition int, id 
 
 func expect(t *testing.T, conn *stream.Conn, endpoint string, partition int, id frame.DictID, want string) (seq uint64) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%s for %s", want, endpoint), func() bool {
+	await.True(t, fmt.Sprintf("%s for %s", want, endpoint), func() bool {
 		var got string
 		got, _, seq = result(t, conn, endpoint, partition, id)
 		return got == want
@@ -183,7 +171,7 @@ func TestEveryEndpointGetsItsOwn(t *testing.T) {
 		expect(t, conn, test.endpoint, test.partition, test.id, test.want)
 	}
 	// Endpoints with equal rules share the evaluation.
-	eventually(t, "the counts", func() bool {
+	await.True(t, "the counts", func() bool {
 		return counter.Value(r.metrics.dictionaries) == 6 && counter.Value(r.metrics.dropped) == 2 && r.Series() == 12
 	})
 	_, a, _ := result(t, conn, "west", 0, before)
@@ -304,12 +292,12 @@ func TestRulesThatMakeTooMuchHoldBackNobodyElse(t *testing.T) {
 	r, _ := start(t, conn, Endpoint{"greedy", external("long", strings.Repeat("x", 5000))}, Endpoint{"modest", external("short", "x")})
 	big := publishDict(t, conn, 0, names...)
 	small := publishDict(t, conn, 0, "x")
-	eventually(t, "the result of the modest", func() bool {
+	await.True(t, "the result of the modest", func() bool {
 		text, _, _ := result(t, conn, "modest", 0, big)
 		return strings.HasPrefix(text, `{__name__="series_0", short="x"}`)
 	})
 	expect(t, conn, "modest", 0, small, `{__name__="x", short="x"}`)
-	eventually(t, "the next result of the greedy", func() bool { text, _, _ := result(t, conn, "greedy", 0, small); return text != "" })
+	await.True(t, "the next result of the greedy", func() bool { text, _, _ := result(t, conn, "greedy", 0, small); return text != "" })
 	if n := counter.Value(r.metrics.failed); n != 1 || !strings.Contains(r.log.String(), "greedy") {
 		t.Errorf("%v failures are counted\n%s", n, r.log)
 	}
@@ -325,7 +313,7 @@ func TestSeriesThatRulesMakeTooLargeAreDropped(t *testing.T) {
 	conn := newConn(t)
 	r, _ := start(t, conn, Endpoint{"prod", external("long", strings.Repeat("x", frame.MaxLabelSetBytes-20))})
 	id := publishDict(t, conn, 0, "x", strings.Repeat("y", 20))
-	eventually(t, "the result", func() bool { text, _, _ := result(t, conn, "prod", 0, id); return strings.HasSuffix(text, " {}") })
+	await.True(t, "the result", func() bool { text, _, _ := result(t, conn, "prod", 0, id); return strings.HasSuffix(text, " {}") })
 	if n := counter.Value(r.metrics.dropped); n != 1 || !strings.Contains(r.log.String(), "too large") {
 		t.Errorf("%v series are counted as dropped\n%s", n, r.log)
 	}
@@ -338,12 +326,12 @@ func TestTheServiceSaysOnWhatItWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := publishDict(t, conn, 1, "x")
-	eventually(t, "a word about it", func() bool { w := r.Waiting(); return len(w) == 1 && strings.Contains(w[0], "partition 1") })
+	await.True(t, "a word about it", func() bool { w := r.Waiting(); return len(w) == 1 && strings.Contains(w[0], "partition 1") })
 	if err := conn.Ensure(t.Context(), stream.Layout{Partitions: 2, Replicas: 1}); err != nil {
 		t.Fatal(err)
 	}
 	expect(t, conn, "prod", 1, id, `{__name__="x"}`)
-	eventually(t, "no more waiting", func() bool { return len(r.Waiting()) == 0 })
+	await.True(t, "no more waiting", func() bool { return len(r.Waiting()) == 0 })
 }
 
 func TestMetricNamesAreClean(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -44,7 +45,7 @@ func TestTheNextOwnerGoesOn(t *testing.T) {
 	f.text.Store(&text2)
 	next := f.successor("a")
 	next.start()
-	eventually(t, "samples of the next owner", func() bool { n, _ := next.count(metricOfOne); return n > before+1 })
+	await.True(t, "samples of the next owner", func() bool { n, _ := next.count(metricOfOne); return n > before+1 })
 	if _, stale := next.count(`{__name__="vanishing", instance="one", job="a"}`); stale != 1 {
 		t.Errorf("the series that vanished in between has %d staleness markers", stale)
 	}
@@ -68,7 +69,7 @@ func TestATargetThatGoesBetweenOwnersIsEnded(t *testing.T) {
 	next := f.successor("a")
 	next.start()
 	for _, series := range []string{metricOfOne, `{__name__="up", instance="one", job="a"}`} {
-		eventually(t, "a staleness marker of "+series, func() bool { _, stale := next.count(series); return stale == 1 })
+		await.True(t, "a staleness marker of "+series, func() bool { _, stale := next.count(series); return stale == 1 })
 	}
 }
 
@@ -82,13 +83,13 @@ func TestShardsMoveBetweenRunningScrapers(t *testing.T) {
 	f.waitFor(series(11))
 	second := f.successor("a")
 	second.start()
-	eventually(t, "both have targets", func() bool {
+	await.True(t, "both have targets", func() bool {
 		return len(f.Targets()) > 0 && len(second.Targets()) > 0 && len(f.Targets())+len(second.Targets()) == 12
 	})
 	second.stop()
-	eventually(t, "the first has all", func() bool { return len(f.Targets()) == 12 })
+	await.True(t, "the first has all", func() bool { return len(f.Targets()) == 12 })
 	n, _ := f.count(series(3))
-	eventually(t, "more samples", func() bool { now, _ := f.count(series(3)); return now > n+2 })
+	await.True(t, "more samples", func() bool { now, _ := f.count(series(3)); return now > n+2 })
 	for i := range 12 {
 		if _, stale := f.count(series(i)); stale != 0 {
 			t.Errorf("%s has %d staleness markers though its target was there all the time", series(i), stale)

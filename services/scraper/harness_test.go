@@ -29,9 +29,6 @@ import (
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
 
-// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
-const patience = 60 * time.Second
-
 func TestMain(m *testing.M) {
 	bodies = pool.New(16, 128<<20, 2, func(size int) any { return make([]byte, 0, size) }) // so that pieces may be tiny
 	// Prometheus's scrape manager asks for the name in a bubble of synctest. What that makes in the resolver may not belong to one.
@@ -362,17 +359,6 @@ func (r *rig) add(a *testAppender, ref storage.SeriesRef, n string, t int64, v f
 		r.t.Fatalf("appending %s: %v", n, err)
 	}
 	return ref
-}
-
-// eventually polls until ok returns true.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %v", what, patience)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 func TestMetricNamesAreClean(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/value"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 const (
@@ -29,13 +31,13 @@ func TestAReloadKeepsSeries(t *testing.T) {
 	f.waitFor(metricOfOne)
 	n, _ := f.count(metricOfOne)
 	f.apply("a\nsample_limit: 100\nscrape_timeout: 100ms")
-	eventually(t, "samples after the reload", func() bool { now, _ := f.count(metricOfOne); return now > n+3 })
+	await.True(t, "samples after the reload", func() bool { now, _ := f.count(metricOfOne); return now > n+3 })
 	if _, stale := f.count(metricOfOne); stale != 0 {
 		t.Errorf("a reload left %d staleness markers", stale)
 	}
 	f.apply("a\nmetric_relabel_configs: [{source_labels: [__name__], regex: metric, target_label: __name__, replacement: renamed}]")
 	f.waitFor(`{__name__="renamed", instance="one", job="a"}`)
-	eventually(t, "the end of the old series", func() bool { _, stale := f.count(metricOfOne); return stale == 1 })
+	await.True(t, "the end of the old series", func() bool { _, stale := f.count(metricOfOne); return stale == 1 })
 	if _, stale := f.count(upOfOne); stale != 0 {
 		t.Errorf("up has %d staleness markers though its target is there", stale)
 	}
@@ -55,7 +57,7 @@ func TestReloadsInARowLeaveOneLoop(t *testing.T) {
 		list := f.marks.all()
 		return len(list) - slices.Index(append(list, mark(reloads-1)), mark(reloads-1))
 	}
-	eventually(t, "the first scrape with the last configuration", func() bool { return last() > 0 })
+	await.True(t, "the first scrape with the last configuration", func() bool { return last() > 0 })
 	one := func() {
 		t.Helper()
 		if n := f.running("target"); n != 1 {
@@ -64,7 +66,7 @@ func TestReloadsInARowLeaveOneLoop(t *testing.T) {
 	}
 	one()
 	n, _ := f.count(metricOfOne)
-	eventually(t, "samples after the reloads", func() bool { now, _ := f.count(metricOfOne); return now > n+5 && last() > 5 })
+	await.True(t, "samples after the reloads", func() bool { now, _ := f.count(metricOfOne); return now > n+5 && last() > 5 })
 	one()
 	if list := f.marks.all(); !slices.IsSorted(list) {
 		t.Errorf("scrapes with a configuration followed ones with a later one: %q", list)
@@ -112,12 +114,12 @@ func TestFailedScrapesAreLogged(t *testing.T) {
 		first, _, _ := strings.Cut(string(text), "\n")
 		return json.Unmarshal([]byte(first), &line) == nil && line.Job_name == "a" && strings.Contains(line.Msg, "418") && strings.Contains(line.Target, "/metrics")
 	}
-	eventually(t, "a line in the failure log", logged)
+	await.True(t, "a line in the failure log", logged)
 	if err := os.Rename(path, path+".old"); err != nil {
 		t.Fatal(err)
 	}
 	f.apply(job)
-	eventually(t, "a line in the new failure log", logged)
+	await.True(t, "a line in the new failure log", logged)
 }
 
 // TestTooManyTargetsFail follows target_limit.
@@ -126,7 +128,7 @@ func TestTooManyTargetsFail(t *testing.T) {
 	f.publishTarget("a")
 	f.waitFor(metricOfOne)
 	second := f.publishTarget("a", "instance", "two")
-	eventually(t, "failing targets", func() bool {
+	await.True(t, "failing targets", func() bool {
 		failing := 0
 		for _, a := range f.Targets() {
 			if err := a.LastError(); err != nil && strings.Contains(err.Error(), "target_limit exceeded (number of targets: 2, limit: 1)") {
@@ -135,9 +137,9 @@ func TestTooManyTargetsFail(t *testing.T) {
 		}
 		return failing == 2
 	})
-	eventually(t, "the end of the series", func() bool { _, stale := f.count(metricOfOne); return stale == 1 })
+	await.True(t, "the end of the series", func() bool { _, stale := f.count(metricOfOne); return stale == 1 })
 	f.removeTarget(second)
-	eventually(t, "a good scrape", func() bool { return len(f.Targets()) == 1 && f.Targets()[0].LastError() == nil })
+	await.True(t, "a good scrape", func() bool { return len(f.Targets()) == 1 && f.Targets()[0].LastError() == nil })
 }
 
 // TestStoppingDoesNotWaitForHangingTargets stops the service while a scrape hangs.
@@ -146,7 +148,7 @@ func TestStoppingDoesNotWaitForHangingTargets(t *testing.T) {
 	f.publishTarget("a")
 	f.waitFor(metricOfOne)
 	f.publishTarget("a", "instance", "slow", "__scrape_interval__", "5s", "__scrape_timeout__", "5s")
-	eventually(t, "a hanging scrape", func() bool { return f.hanging.Load() > 0 })
+	await.True(t, "a hanging scrape", func() bool { return f.hanging.Load() > 0 })
 	f.stop()
 	for _, x := range f.published() {
 		if value.IsStaleNaN(x.V) || strings.Contains(x.Series, `"up"`) && x.V != 1 {
@@ -224,8 +226,8 @@ func TestUnixSocketsAreScraped(t *testing.T) {
 func TestTimestampsKeepTheBeat(t *testing.T) {
 	f := newBed(t, "a")
 	f.publishTarget("a")
-	eventually(t, "some scrapes", func() bool { n, _ := f.count(metricOfOne); return n > 8 })
-	eventually(t, "an interval of 200 ms", func() bool {
+	await.True(t, "some scrapes", func() bool { n, _ := f.count(metricOfOne); return n > 8 })
+	await.True(t, "an interval of 200 ms", func() bool {
 		var last int64
 		for _, x := range f.published() {
 			if x.Series != metricOfOne {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/millrace/millrace/bench/loadgen"
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // TestSeriesTakeFewBytes bounds the memory of series, and compares it with what the metrics tell.
@@ -37,7 +38,7 @@ func TestSeriesTakeFewBytes(t *testing.T) {
 			told := func() float64 {
 				return (r.value("millrace_scraper_series_bytes") + r.value("millrace_scraper_dictionary_bytes") + r.value("millrace_scraper_template_bytes")) / float64(series)
 			}
-			eventually(t, "metrics that tell the memory", func() bool {
+			await.True(t, "metrics that tell the memory", func() bool {
 				runtime.GC() // what was replaced is told until it is freed
 				return told() > 0.8*measured && told() < 1.1*measured
 			})

@@ -11,6 +11,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/millrace/millrace/bench/loadgen"
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // TestTargetsWithLongIntervalsKeepTheirTemplatesPacked follows two targets that are alike while their intervals change.
@@ -102,7 +103,7 @@ func TestPackedTemplatesThatNobodyUsesAreForgotten(t *testing.T) {
 	for i := range 20 {
 		r.give(l, step{body: fmt.Sprintf("series_%d 1\n", i), contentType: plainText}, int64(1000+i))
 	}
-	eventually(t, "only the last template", func() bool {
+	await.True(t, "only the last template", func() bool {
 		runtime.GC()
 		r.templates.mu.Lock()
 		defer r.templates.mu.Unlock()

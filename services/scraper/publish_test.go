@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/publish"
 	"github.com/millrace/millrace/pkg/stream"
@@ -69,7 +70,7 @@ func TestDictionariesComeBeforeTheirFrames(t *testing.T) {
 	expect := func(what string, want ...string) {
 		t.Helper()
 		for len(want) > 0 {
-			msg, err := sub.NextMsg(patience)
+			msg, err := sub.NextMsg(await.Patience)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,7 +92,7 @@ func TestDictionariesComeBeforeTheirFrames(t *testing.T) {
 	expect("the same series", "frames")
 	r.scrape(target, 3, 12)
 	expect("two more series", "dicts", "frames")
-	eventually(t, "its acknowledgement", func() bool { return r.budget.Pending() == 0 })
+	await.True(t, "its acknowledgement", func() bool { return r.budget.Pending() == 0 })
 	stop()
 
 	// Another process finds them in the stream.
@@ -108,12 +109,12 @@ func TestScrapesAreDroppedWhileTheStreamIsAway(t *testing.T) {
 	stop := r.runPublishers()
 	defer stop()
 	r.scrape(target, 0, 1) // so that the publisher knows how the stream goes on
-	eventually(t, "the first scrape", func() bool { return len(stored(t, conn, 0)) == 1 })
+	await.True(t, "the first scrape", func() bool { return len(stored(t, conn, 0)) == 1 })
 	if err := conn.JS.DeleteStream(t.Context(), conn.Stream(stream.Dicts)); err != nil {
 		t.Fatal(err)
 	}
 	at := int64(1)
-	eventually(t, "a dropped scrape", func() bool {
+	await.True(t, "a dropped scrape", func() bool {
 		r.scrape(target, at, 100)
 		at++
 		return r.value("millrace_scraper_dropped_scrapes_total") > 0
@@ -121,7 +122,7 @@ func TestScrapesAreDroppedWhileTheStreamIsAway(t *testing.T) {
 	if n := r.budget.Pending(); n > 2000 {
 		t.Errorf("%d bytes are pending", n)
 	}
-	eventually(t, "a word about it", func() bool { return len(r.Waiting()) > 0 && strings.Contains(r.log.String(), "Dropped whole scrapes") })
+	await.True(t, "a word about it", func() bool { return len(r.Waiting()) > 0 && strings.Contains(r.log.String(), "Dropped whole scrapes") })
 	if reason := r.Waiting()[0]; !strings.Contains(reason, "partition 0") {
 		t.Errorf("it waits: %q", reason)
 	}
@@ -129,14 +130,14 @@ func TestScrapesAreDroppedWhileTheStreamIsAway(t *testing.T) {
 	if err := conn.Ensure(t.Context(), stream.Layout{Partitions: 2, Replicas: 1}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "all that was held", func() bool {
+	await.True(t, "all that was held", func() bool {
 		total := 0
 		for _, f := range stored(t, conn, 0) {
 			total += f.Samples()
 		}
 		return float64(total) == taken
 	})
-	eventually(t, "no more waiting", func() bool { return len(r.Waiting()) == 0 && r.budget.Pending() == 0 })
+	await.True(t, "no more waiting", func() bool { return len(r.Waiting()) == 0 && r.budget.Pending() == 0 })
 }
 
 func TestWhatNATSNeverTakesIsDroppedAndCounted(t *testing.T) {
@@ -161,13 +162,13 @@ func TestWhatNATSNeverTakesIsDroppedAndCounted(t *testing.T) {
 			if !r.publishers.Offer(0, u) {
 				t.Fatal("there is no room")
 			}
-			eventually(t, "the count of dropped samples", func() bool { return r.value("millrace_scraper_dropped_samples_total") == 7 })
+			await.True(t, "the count of dropped samples", func() bool { return r.value("millrace_scraper_dropped_samples_total") == 7 })
 			if n := r.value("millrace_scraper_dropped_scrapes_total"); n != 1 || !strings.Contains(r.log.String(), "Dropping ") {
 				t.Errorf("%v scrapes are counted as dropped\n%s", n, r.log)
 			}
 			// The next ones go on.
 			r.scrape(r.targetOf(0), time.Now().UnixMilli(), 5)
-			eventually(t, "the next scrape", func() bool { return r.budget.Pending() == 0 })
+			await.True(t, "the next scrape", func() bool { return r.budget.Pending() == 0 })
 			stop()
 			if r.budget.Pending() != 0 || r.value("millrace_scraper_dropped_scrapes_total") != 1 {
 				t.Errorf("%d bytes are pending", r.budget.Pending())

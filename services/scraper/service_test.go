@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/prometheus/model/value"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
@@ -143,7 +144,7 @@ func (f *bed) publishTarget(job string, extra ...string) *target.Target {
 	f.t.Helper()
 	b := labels.NewBuilder(labels.FromStrings(
 		"__address__", strings.TrimPrefix(f.exporter.URL, "http://"), "__scheme__", "http", "__metrics_path__", "/metrics",
-		"__scrape_interval__", "200ms", "__scrape_timeout__", patience.String(), "job", job, "instance", "one",
+		"__scrape_interval__", "200ms", "__scrape_timeout__", await.Patience.String(), "job", job, "instance", "one",
 	))
 	for i := 0; i < len(extra); i += 2 {
 		b.Set(extra[i], extra[i+1])
@@ -210,7 +211,7 @@ func (f *bed) count(series string) (n, stale int) {
 
 func (f *bed) waitFor(series string) {
 	f.t.Helper()
-	eventually(f.t, "samples of "+series, func() bool { n, _ := f.count(series); return n > 0 })
+	await.True(f.t, "samples of "+series, func() bool { n, _ := f.count(series); return n > 0 })
 }
 
 func TestTargetsComeAndGo(t *testing.T) {
@@ -233,9 +234,9 @@ func TestTargetsComeAndGo(t *testing.T) {
 	for _, series := range []string{
 		`{__name__="metric", instance="one", job="a"}`, `{__name__="up", instance="three", job="a"}`, `{__name__="metric", instance="two", job="b", zone="west"}`,
 	} {
-		eventually(t, "a staleness marker of "+series, func() bool { _, stale := f.count(series); return stale == 1 })
+		await.True(t, "a staleness marker of "+series, func() bool { _, stale := f.count(series); return stale == 1 })
 	}
-	eventually(t, "no targets", func() bool { return len(f.Targets()) == 0 })
+	await.True(t, "no targets", func() bool { return len(f.Targets()) == 0 })
 	for _, x := range f.published() {
 		if x.T == math.MinInt64 {
 			t.Errorf("sample %+v", x)
@@ -253,7 +254,7 @@ func TestTargetsThatAreThereBeforeComeAtOnce(t *testing.T) {
 	other.rig = newRig(t, onServer(f.conn))
 	other.apply("a")
 	other.start()
-	eventually(t, "the target of before", func() bool { return len(other.Targets()) == 1 && f.scrapes.Load() > scrapes })
+	await.True(t, "the target of before", func() bool { return len(other.Targets()) == 1 && f.scrapes.Load() > scrapes })
 }
 
 func TestMessagesThatAreNoTargetsAreIgnored(t *testing.T) {
@@ -300,7 +301,7 @@ func TestJobsOfAnotherConfigurationAreLeftOut(t *testing.T) {
 	f.apply("a", "b")
 	f.waitFor(`{__name__="metric", instance="one", job="b"}`)
 	f.apply("b")
-	eventually(t, "the end of the job a", func() bool { return len(f.Targets()) == 1 && f.Targets()[0].Discovered.Job == "b" })
+	await.True(t, "the end of the job a", func() bool { return len(f.Targets()) == 1 && f.Targets()[0].Discovered.Job == "b" })
 	if stats := f.Stats(); stats.Samples == 0 || stats.Series == 0 || stats.DroppedScrapes > 0 {
 		t.Errorf("stats %+v", stats)
 	}

@@ -15,6 +15,8 @@ import (
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/textparse"
 	"github.com/prometheus/prometheus/model/value"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // plainLoop returns a loop with the scrape config of the job "plain".
@@ -50,7 +52,7 @@ func TestTemplatesThatNobodyUsesAreForgotten(t *testing.T) {
 	for i := range 20 {
 		r.give(l, step{body: fmt.Sprintf("series_%d 1\n", i), contentType: plainText}, int64(1000+i))
 	}
-	eventually(t, "only the last template", func() bool {
+	await.True(t, "only the last template", func() bool {
 		runtime.GC()
 		r.templates.mu.Lock()
 		defer r.templates.mu.Unlock()

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/prometheus/model/metadata"
 	"github.com/prometheus/prometheus/model/relabel"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/remotewrite"
 	"github.com/millrace/millrace/pkg/rules"
@@ -57,7 +58,7 @@ func TestSamplesArriveInOrder(t *testing.T) {
 					t.Errorf("a request has %d samples", len(req.points))
 				}
 			}
-			eventually(t, "all is counted and sent", func() bool {
+			await.True(t, "all is counted and sent", func() bool {
 				st := s.Status()[0]
 				return st.Sent == 2*partitions*series*scrapes && st.Messages == 0 && st.Oldest.IsZero() && st.Lag == 0
 			})
@@ -182,7 +183,7 @@ func TestHistogramsAndExemplarsGoWhereTheyAreWanted(t *testing.T) {
 		if got := test.e.requests()[0].exemplars; got != test.exemplars {
 			t.Errorf("%s: %d exemplars, want %d", test.name, got, test.exemplars)
 		}
-		eventually(t, "the counts of "+test.name, func() bool {
+		await.True(t, "the counts of "+test.name, func() bool {
 			return s.value(t, "millrace_writer_sent_samples_total", test.name) == float64(len(test.want)) &&
 				s.value(t, "millrace_writer_sent_exemplars_total", test.name) == float64(test.exemplars)
 		})
@@ -257,7 +258,7 @@ func TestASlowEndpointHoldsBackNobody(t *testing.T) {
 		r.send(0, r.floats(d, int64(1000+i), 1))
 	}
 	live.wait(100)
-	eventually(t, "the lag of the dead one", func() bool {
+	await.True(t, "the lag of the dead one", func() bool {
 		st := s.Status()[0]
 		return st.Lag > 0 && st.Oldest.UnixMilli() == 1000 && st.Messages == 50 && st.Samples == 100 && strings.Contains(st.Waiting, "not now") &&
 			strings.Contains(st.LastError, "not now") && st.Retried > 0 && st.Sent == 0
@@ -266,7 +267,7 @@ func TestASlowEndpointHoldsBackNobody(t *testing.T) {
 	if d := cmp.Diff(live.points(), dead.wait(100)); d != "" {
 		t.Errorf("the one that came back has other samples:\n%s", d)
 	}
-	eventually(t, "no more lag", func() bool { st := s.Status()[0]; return st.Lag == 0 && st.Messages == 0 && st.Waiting == "" })
+	await.True(t, "no more lag", func() bool { st := s.Status()[0]; return st.Lag == 0 && st.Messages == 0 && st.Waiting == "" })
 }
 
 // TestWhoHasGivenAPartitionAwayDoesNotWaitForIt looks at what is left of a partition whose endpoint is dead.
@@ -278,7 +279,7 @@ func TestWhoHasGivenAPartitionAwayDoesNotWaitForIt(t *testing.T) {
 	d := r.named("x", 2)
 	r.announce(0, d, endpoint)
 	r.send(0, r.floats(d, 1000, 1))
-	eventually(t, "the endpoint is waited for", func() bool { return s.Status()[0].Waiting != "" })
+	await.True(t, "the endpoint is waited for", func() bool { return s.Status()[0].Waiting != "" })
 	s.Give([]int{0}, false)
 	if st := s.Status()[0]; st.Waiting != "" || st.Messages != 0 || !st.Oldest.IsZero() {
 		t.Errorf("afterwards it waits for %q, with %d messages, the oldest of %s", st.Waiting, st.Messages, st.Oldest)
@@ -310,7 +311,7 @@ func TestMetadataGoesOutByItself(t *testing.T) {
 		}
 		return got
 	}
-	eventually(t, "the metadata", func() bool { return len(sent()) >= 2 })
+	await.True(t, "the metadata", func() bool { return len(sent()) >= 2 })
 	if d := cmp.Diff(map[string]bool{"a COUNTER of a": true, "b GAUGE of b": true}, sent()); d != "" {
 		t.Errorf("metadata (-want +got):\n%s", d)
 	}
@@ -324,9 +325,9 @@ func TestMetadataGoesOutByItself(t *testing.T) {
 		t.Errorf("%d families are left", n)
 	}
 	r.send(0, r.floats(d, 1001, 1))
-	eventually(t, "the families again", func() bool { return len(ep.families.list()) == 2 })
+	await.True(t, "the families again", func() bool { return len(ep.families.list()) == 2 })
 	e.answers(func(r *request) (int, string, map[string]string) { return 400, "no", nil })
-	eventually(t, "a count of failures", func() bool { return s.value(t, "millrace_writer_failed_metadata_total", "prod") > 0 })
+	await.True(t, "a count of failures", func() bool { return s.value(t, "millrace_writer_failed_metadata_total", "prod") > 0 })
 }
 
 func TestAnEndpointOf2LearnsNoMetadataApart(t *testing.T) {

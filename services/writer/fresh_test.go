@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -65,7 +66,7 @@ func count(from int64, n int) (list []int64) {
 // allSent waits until the endpoint lags by nothing.
 func (s *service) allSent(t *testing.T) {
 	t.Helper()
-	eventually(t, "nothing left to send", func() bool { st := s.Status()[0]; return st.Messages == 0 && st.Backlog == 0 && st.Oldest.IsZero() })
+	await.True(t, "nothing left to send", func() bool { st := s.Status()[0]; return st.Messages == 0 && st.Backlog == 0 && st.Oldest.IsZero() })
 }
 
 // noneLost fails where samples of the endpoint are counted as lost.
@@ -82,7 +83,7 @@ func (r *rig) outage(e *recorder, d *dict, from int64, n int) {
 	e.answers(func(*request) (int, string, map[string]string) { return 503, "down", nil })
 	asked := len(e.requests())
 	r.scrapes(d, from, n)
-	eventually(r.t, "a request", func() bool { return len(e.requests()) > asked })
+	await.True(r.t, "a request", func() bool { return len(e.requests()) > asked })
 	passed(r.t, soon+soon/5) // the messages are old then
 }
 
@@ -90,7 +91,7 @@ func (r *rig) outage(e *recorder, d *dict, from int64, n int) {
 func passed(t *testing.T, d time.Duration) {
 	t.Helper()
 	began := time.Now()
-	eventually(t, fmt.Sprint(d, " have passed"), func() bool { return time.Since(began) > d })
+	await.True(t, fmt.Sprint(d, " have passed"), func() bool { return time.Since(began) > d })
 }
 
 // startFresh starts a service whose only endpoint gets new samples first.
@@ -108,9 +109,9 @@ func TestNewSamplesDoNotWaitForABacklog(t *testing.T) {
 	r.outage(e, d, 1000, 60)
 	// What was read when it failed goes out as it is, the rest of the backlog is held up.
 	e.answers(holding(1010, 1060))
-	eventually(t, "a jump", func() bool { return s.Status()[0].Backlog > 0 })
+	await.True(t, "a jump", func() bool { return s.Status()[0].Backlog > 0 })
 	r.scrapes(d, 2000, 20)
-	eventually(t, "new samples", func() bool { return e.has(2019) })
+	await.True(t, "new samples", func() bool { return e.has(2019) })
 	st := s.Status()[0]
 	if st.Backlog < 50 || st.Messages < st.Backlog || st.Oldest.UnixMilli() < 1000 || st.Oldest.UnixMilli() > 1010 || st.Lag == 0 {
 		t.Errorf("with a backlog of 50 messages and more: %+v", st)
@@ -118,7 +119,7 @@ func TestNewSamplesDoNotWaitForABacklog(t *testing.T) {
 	if n := s.value(t, "millrace_writer_backlog_messages", "prod"); n < 50 || n > 60 { // what was read when it failed may be on its way
 		t.Errorf("backlog_messages is %v", n)
 	}
-	eventually(t, "a word of the backlog", func() bool { return strings.HasPrefix(s.Status()[0].Waiting, "backlog waiting: ") })
+	await.True(t, "a word of the backlog", func() bool { return strings.HasPrefix(s.Status()[0].Waiting, "backlog waiting: ") })
 	e.answers(nil)
 	s.allSent(t)
 	all := e.times()
@@ -169,37 +170,37 @@ func TestABacklogOutlivesKillsAndStops(t *testing.T) {
 	before := r.position("prod", 0)
 	r.outage(e, d, 1000, 60)
 	e.answers(holding(1010, 1060))
-	eventually(t, "a jump", func() bool { return s.Status()[0].Backlog > 0 })
+	await.True(t, "a jump", func() bool { return s.Status()[0].Backlog > 0 })
 	// Killed before the jump is stored, everything is read again.
 	r.kill(s, before)
 	s = r.start([]Endpoint{cfg})
-	eventually(t, "another jump", func() bool { return s.Status()[0].Backlog > 0 })
+	await.True(t, "another jump", func() bool { return s.Status()[0].Backlog > 0 })
 	r.scrapes(d, 2000, 5)
-	eventually(t, "new samples", func() bool { return e.has(2004) })
-	time.Sleep(3 * time.Second / 2) // the position is stored once a second
-	middle := r.position("prod", 0)
-	if len(middle) < len(before)+20 {
-		t.Errorf("the jump is not stored: %q", middle)
-	}
+	await.True(t, "new samples", func() bool { return e.has(2004) })
+	var middle []byte
+	await.True(t, "the jump is stored", func() bool {
+		middle = r.position("prod", 0)
+		return len(middle) >= len(before)+20
+	})
 	e.answers(holding(1030, 1060))
-	eventually(t, "half of the backlog", func() bool { return e.has(1029) })
+	await.True(t, "half of the backlog", func() bool { return e.has(1029) })
 	// Killed with the backlog's progress as it was stored some time before.
 	r.kill(s, middle)
 	s = r.start([]Endpoint{cfg})
 	r.scrapes(d, 2005, 5)
-	eventually(t, "new samples", func() bool { return e.has(2009) })
+	await.True(t, "new samples", func() bool { return e.has(2009) })
 	// A planned stop repeats nothing.
 	e.answers(holding(1045, 1060))
-	eventually(t, "more of the backlog", func() bool { return e.has(1044) })
+	await.True(t, "more of the backlog", func() bool { return e.has(1044) })
 	s.stop()
 	arrived := len(e.points())
 	s = r.start([]Endpoint{cfg})
-	eventually(t, "a word of the backlog", func() bool {
+	await.True(t, "a word of the backlog", func() bool {
 		return strings.Contains(s.log.String(), "Older samples were passed over for newer ones; they are sent beside new samples")
 	})
 	e.answers(nil)
 	r.scrapes(d, 2010, 1)
-	eventually(t, "new samples", func() bool { return e.has(2010) })
+	await.True(t, "new samples", func() bool { return e.has(2010) })
 	s.allSent(t)
 	// Where a request is full with one message, the message is noted with the next request.
 	if n := len(e.points()) - arrived; n < 10*(15+1) || n > 10*(15+1+2) {
@@ -219,19 +220,19 @@ func TestABacklogIsSentFirstWhenTheOptionIsSwitchedOff(t *testing.T) {
 	r, e, _, s, d := startFresh(t)
 	r.outage(e, d, 1000, 60)
 	e.answers(holding(1010, 1060))
-	eventually(t, "a jump", func() bool { return s.Status()[0].Backlog > 0 })
+	await.True(t, "a jump", func() bool { return s.Status()[0].Backlog > 0 })
 	r.scrapes(d, 2000, 5)
-	eventually(t, "new samples", func() bool { return e.has(2004) })
+	await.True(t, "new samples", func() bool { return e.has(2004) })
 	if err := s.ApplyConfig(t.Context(), []Endpoint{e.endpoint("prod", small)}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a word about it", func() bool {
+	await.True(t, "a word about it", func() bool {
 		return strings.Contains(s.log.String(), "they are sent before new samples, because order is strict now")
 	})
 	r.scrapes(d, 2005, 5)
 	e.answers(nil)
 	s.allSent(t)
-	eventually(t, "the newest", func() bool { return e.has(2009) })
+	await.True(t, "the newest", func() bool { return e.has(2009) })
 	all := e.times()
 	if d := cmp.Diff(count(1000, 60), between(all, 1000, 1060)); d != "" {
 		t.Errorf("backlog (-want +got):\n%s", d)
@@ -260,9 +261,9 @@ func TestAnEndpointThatFailsAgainGetsAnotherGap(t *testing.T) {
 			return 200, "", nil
 		})
 		fresh := 10_000*(n+1) + 5000
-		eventually(t, "a jump", func() bool { return strings.Count(s.log.String(), "new samples go out at once") == int(n)+1 })
+		await.True(t, "a jump", func() bool { return strings.Count(s.log.String(), "new samples go out at once") == int(n)+1 })
 		r.scrapes(d, fresh, 5)
-		eventually(t, fmt.Sprint("new samples after outage ", n+1), func() bool { return e.has(fresh + 4) })
+		await.True(t, fmt.Sprint("new samples after outage ", n+1), func() bool { return e.has(fresh + 4) })
 	}
 	if n := s.Status()[0].Backlog; n < 90 {
 		t.Errorf("%d messages behind", n)
@@ -294,12 +295,12 @@ func TestABacklogThatCannotBeReadHoldsNoNewSamplesUp(t *testing.T) {
 	r.scrapes(d, 1000, 10)
 	r.publish(r.conn.Frames(0), []byte{99, 1, 2, 3}) // of a newer version: it waits for an upgrade
 	r.scrapes(d, 1010, 10)
-	eventually(t, "a request", func() bool { return len(e.requests()) > 0 })
+	await.True(t, "a request", func() bool { return len(e.requests()) > 0 })
 	passed(t, soon+soon/5)
 	e.answers(nil)
-	eventually(t, "a word about it", func() bool { return strings.Contains(s.log.String(), "Cannot send the backlog, trying again") })
+	await.True(t, "a word about it", func() bool { return strings.Contains(s.log.String(), "Cannot send the backlog, trying again") })
 	r.scrapes(d, 2000, 10)
-	eventually(t, "new samples", func() bool { return e.has(2009) })
+	await.True(t, "new samples", func() bool { return e.has(2009) })
 	if st := s.Status()[0]; st.Backlog < 10 || !strings.Contains(st.Waiting, "version 99") {
 		t.Errorf("with a backlog that cannot be read: %+v", st)
 	}
@@ -345,10 +346,10 @@ func TestWhatRetentionTakesFromABacklogIsCounted(t *testing.T) {
 			e.wait(10)
 			r.outage(e, d, 1000, 60)
 			e.answers(holding(1010, 1060))
-			eventually(t, "a jump", func() bool { return s.Status()[0].Backlog > 0 })
+			await.True(t, "a jump", func() bool { return s.Status()[0].Backlog > 0 })
 			if tc.purge <= 61 {
 				r.scrapes(d, 2000, 5)
-				eventually(t, "new samples", func() bool { return e.has(2004) })
+				await.True(t, "new samples", func() bool { return e.has(2004) })
 			}
 			lost := 0.0
 			if tc.restart {
@@ -370,11 +371,11 @@ func TestWhatRetentionTakesFromABacklogIsCounted(t *testing.T) {
 			}
 			e.answers(nil)
 			r.scrapes(d, 3000, 1)
-			eventually(t, "the newest", func() bool { return e.has(3000) })
+			await.True(t, "the newest", func() bool { return e.has(3000) })
 			s.allSent(t)
 			want := 10 * (1 + 60 + 5 + 1 - len(e.times()))
 			// What arrived just before a stop and was not noted counts as lost when it is read again and is gone.
-			eventually(t, fmt.Sprint("a count of ", want), func() bool {
+			await.True(t, fmt.Sprint("a count of ", want), func() bool {
 				n := int(lost + s.value(t, "millrace_writer_lost_samples_total", "prod"))
 				return n == want || tc.restart && n == want+10
 			})

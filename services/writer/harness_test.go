@@ -28,6 +28,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/logtest"
@@ -36,20 +37,7 @@ import (
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
 
-// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
-const patience = 60 * time.Second
-
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %v", what, patience)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
 
 // point is a sample as an endpoint gets it.
 type point struct {
@@ -252,7 +240,7 @@ func (r *rig) start(endpoints []Endpoint, change ...func(*Config)) *service {
 func (r *rig) ready(endpoint string) {
 	r.t.Helper()
 	for p := range partitions {
-		eventually(r.t, "a position of "+endpoint, func() bool { return r.position(endpoint, p) != nil })
+		await.True(r.t, "a position of "+endpoint, func() bool { return r.position(endpoint, p) != nil })
 	}
 }
 
@@ -426,6 +414,6 @@ func (s *service) value(t *testing.T, name, endpoint string) float64 {
 
 func (e *recorder) wait(n int) []point {
 	e.t.Helper()
-	eventually(e.t, fmt.Sprint(n, " samples"), func() bool { return len(e.points()) >= n })
+	await.True(e.t, fmt.Sprint(n, " samples"), func() bool { return len(e.points()) >= n })
 	return e.points()
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/rules"
 	"github.com/millrace/millrace/pkg/stream"
@@ -29,14 +30,14 @@ func TestAWriterWaitsForRelabelledDictionariesAndAsksForThem(t *testing.T) {
 	// What former rules have made of it is not what is waited for.
 	r.relabelled(1, d, cfg, rules.Rules{External: labels.FromStrings("v", "1")})
 	r.send(1, r.floats(known, 1000, 1), r.floats(d, 1000, 1), r.floats(known, 1001, 1))
-	q, err := questions.NextMsg(patience)
+	q, err := questions.NextMsg(await.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if string(q.Data) != d.ID.String() {
 		t.Errorf("it asks for %q, want %s", q.Data, d.ID)
 	}
-	eventually(t, "a word about it", func() bool { return strings.Contains(s.Status()[0].Waiting, d.ID.String()) })
+	await.True(t, "a word about it", func() bool { return strings.Contains(s.Status()[0].Waiting, d.ID.String()) })
 	r.relabelled(1, d, cfg, cfg.Rules)
 	want := []point{
 		{`{__name__="known_0000", v="2"}`, 1000, 1, false}, {`{__name__="x_0000", v="2"}`, 1000, 1, false}, {`{__name__="known_0000", v="2"}`, 1001, 1, false},
@@ -61,10 +62,10 @@ func TestSamplesWithoutTheirDictionaryAreCountedAsLost(t *testing.T) {
 		r.send(0, r.floats(gone, int64(1000+i), 1), r.floats(known, int64(1000+i), 1))
 	}
 	e.wait(frames)
-	if spent := time.Since(start); spent > patience {
+	if spent := time.Since(start); spent > await.Patience {
 		t.Errorf("it took %v", spent)
 	}
-	eventually(t, "the count", func() bool { return s.value(t, "millrace_writer_lost_samples_total", "prod") == 3*frames })
+	await.True(t, "the count", func() bool { return s.value(t, "millrace_writer_lost_samples_total", "prod") == 3*frames })
 	if n := strings.Count(s.log.String(), "Samples are lost"); n != 1 {
 		t.Errorf("%d log lines about lost samples", n)
 	}
@@ -82,7 +83,7 @@ func TestSamplesThatRetentionHasTakenAreCountedAsLost(t *testing.T) {
 			d := r.named("x", 10)
 			r.announce(0, d, cfg)
 			r.send(0, r.floats(d, 1000, 1))
-			eventually(t, "a request", func() bool { return len(e.requests()) > 0 })
+			await.True(t, "a request", func() bool { return len(e.requests()) > 0 })
 			if restart {
 				s.stop()
 			}
@@ -102,7 +103,7 @@ func TestSamplesThatRetentionHasTakenAreCountedAsLost(t *testing.T) {
 			}
 			e.answers(nil)
 			// The last two are there; what was read ahead or not arrived is another matter.
-			eventually(t, "the newest sample", func() bool {
+			await.True(t, "the newest sample", func() bool {
 				got := e.points()
 				return len(got) > 0 && got[len(got)-1].T == 1000+more
 			})
@@ -134,7 +135,7 @@ func TestMessagesThatCannotBeReadArePassedOverAndCounted(t *testing.T) {
 	if len(got) != 2 || got[0].T != 1000 || got[1].T != 1002 {
 		t.Errorf("arrived: %v", got)
 	}
-	eventually(t, "the count", func() bool { return s.value(t, "millrace_writer_lost_samples_total", "prod") == 1 })
+	await.True(t, "the count", func() bool { return s.value(t, "millrace_writer_lost_samples_total", "prod") == 1 })
 	if log := s.log.String(); !strings.Contains(log, "cannot be read") {
 		t.Errorf("the log does not say so:\n%s", log)
 	}
@@ -148,7 +149,7 @@ func TestMessagesOfANewerVersionWait(t *testing.T) {
 	r.announce(0, d, cfg)
 	r.publish(r.conn.Frames(0), []byte{99, 1, 2, 3})
 	r.send(0, r.floats(d, 1000, 1))
-	eventually(t, "a word about it", func() bool { return strings.Contains(s.log.String(), "version 99") })
+	await.True(t, "a word about it", func() bool { return strings.Contains(s.log.String(), "version 99") })
 	if got := e.points(); len(got) != 0 {
 		t.Errorf("it has passed over the message: %v", got)
 	}

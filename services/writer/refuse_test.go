@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 )
 
@@ -106,7 +107,7 @@ func TestABackoffWithoutALeastIsNoBusyLoop(t *testing.T) {
 	start := time.Now()
 	e.answers(func(*request) (int, string, map[string]string) { return 503, "", nil })
 	r.send(0, r.floats(d, 1000, 1))
-	eventually(t, "some tries", func() bool { return len(e.requests()) > 8 })
+	await.True(t, "some tries", func() bool { return len(e.requests()) > 8 })
 	// The pauses double: at least half of 1, 2, 4, 8, 16, 20, 20 ms have passed.
 	if n, spent := len(e.requests()), time.Since(start); n > 9 && spent < time.Duration(n-7)*10*time.Millisecond {
 		t.Errorf("%d tries in %v", n, spent)
@@ -122,7 +123,7 @@ func Test429IsARefusalWhereItIsNotToBeTriedAgain(t *testing.T) {
 	e.answers(script(status(429)))
 	r.send(0, r.floats(d, 1000, 1))
 	r.send(0, r.floats(d, 1001, 1))
-	eventually(t, "a rejection", func() bool { return len(r.rejections("prod")) == 1 })
+	await.True(t, "a rejection", func() bool { return len(r.rejections("prod")) == 1 })
 	if got := r.rejections("prod")[0]; got.Status != 429 || got.Samples < 2 {
 		t.Errorf("rejection %+v", got)
 	}
@@ -149,7 +150,7 @@ func TestRequestsThatAreTooLargeAreSplit(t *testing.T) {
 					t.Fatalf("sample %d is %v, want %v", i, x, want)
 				}
 			}
-			eventually(t, "the count", func() bool { return s.value(t, "millrace_writer_sent_samples_total", "prod") == 500 })
+			await.True(t, "the count", func() bool { return s.value(t, "millrace_writer_sent_samples_total", "prod") == 500 })
 			if len(r.rejections("prod")) > 0 {
 				t.Error("samples are in REJECTED")
 			}
@@ -161,7 +162,7 @@ func TestRequestsThatAreTooLargeAreSplit(t *testing.T) {
 				return 200, "", nil
 			})
 			r.send(0, r.floats(d, 2000, 1))
-			eventually(t, "the rejections", func() bool { return s.value(t, "millrace_writer_rejected_samples_total", "prod") == 500 })
+			await.True(t, "the rejections", func() bool { return s.value(t, "millrace_writer_rejected_samples_total", "prod") == 500 })
 			r.send(0, r.floats(d, 3000, 1))
 			e.wait(1000)
 		})
@@ -202,7 +203,7 @@ func TestARefusedPartIsKeptAndTheRestGoesOn(t *testing.T) {
 				}
 				last = i
 			}
-			eventually(t, "the rejections", func() bool { return len(r.rejections("prod")) == len(bad) })
+			await.True(t, "the rejections", func() bool { return len(r.rejections("prod")) == len(bad) })
 			for i, rej := range r.rejections("prod") {
 				protocol := map[string]int{"1.0": 1, "2.0": 2}[name]
 				if rej.Endpoint != "prod" || rej.Protocol != protocol || rej.Status != 400 || rej.Samples != 1 || !strings.Contains(rej.Answer, "bad series "+bad[i]) ||
@@ -233,7 +234,7 @@ func TestTheSearchForARefusedPartHasABudget(t *testing.T) {
 	r.announce(0, d, cfg)
 	e.answers(func(*request) (int, string, map[string]string) { return 400, "no", nil })
 	r.send(0, r.floats(d, 1000, 1))
-	eventually(t, "the count of rejected samples", func() bool { return s.value(t, "millrace_writer_rejected_samples_total", "prod") == n })
+	await.True(t, "the count of rejected samples", func() bool { return s.value(t, "millrace_writer_rejected_samples_total", "prod") == n })
 	// On the way back, the search tries one more half on each level.
 	if asked := len(e.requests()); asked > firstBudget+bits.Len(n)+1 {
 		t.Errorf("%d requests for %d samples of which none is taken", asked, n)
@@ -259,7 +260,7 @@ func TestAnAnswerAboutTheSenderIsAboutAll(t *testing.T) {
 	e.answers(script(status(401), status(404), status(403)))
 	for i := range 3 {
 		r.send(0, r.floats(d, int64(1000+i), 1))
-		eventually(t, "a rejection", func() bool { return len(r.rejections("prod")) == i+1 })
+		await.True(t, "a rejection", func() bool { return len(r.rejections("prod")) == i+1 })
 	}
 	r.send(0, r.floats(d, 2000, 1))
 	e.wait(100)
@@ -294,7 +295,7 @@ func TestRejectionsThatAreLargerThanAMessageAreKeptInPieces(t *testing.T) {
 		frames = append(frames, f)
 	}
 	r.send(0, frames...)
-	eventually(t, "the count of rejected samples", func() bool { return s.value(t, "millrace_writer_rejected_samples_total", "prod") == n })
+	await.True(t, "the count of rejected samples", func() bool { return s.value(t, "millrace_writer_rejected_samples_total", "prod") == n })
 	kept := 0
 	for _, rej := range r.rejections("prod") {
 		req, err := decodeBody(1, rej.Body)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 )
 
@@ -35,7 +36,7 @@ func TestWhatIsPublishedAnewForADictionaryHoldsFromThenOn(t *testing.T) {
 			e.wait(1)
 			sent := func(at int64) (n int) {
 				r.send(0, r.floats(d, at, 1))
-				eventually(t, "its samples", func() bool {
+				await.True(t, "its samples", func() bool {
 					n = 0
 					for _, p := range e.points() {
 						if p.T == at {
@@ -52,7 +53,7 @@ func TestWhatIsPublishedAnewForADictionaryHoldsFromThenOn(t *testing.T) {
 					continue
 				}
 				give(refused...)
-				for at, deadline := int64(2000*want), time.Now().Add(patience); sent(at) != want; at++ {
+				for at, deadline := int64(2000*want), time.Now().Add(await.Patience); sent(at) != want; at++ {
 					if time.Now().After(deadline) {
 						t.Fatalf("still not %d series", want)
 					}

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/replay"
 )
@@ -43,7 +44,7 @@ func whatWasRejectedIsSentAgain(t *testing.T, before, after func(*Endpoint)) {
 			want = append(want, point{seriesName("x", 1), f.Time, float64(n), false}, point{seriesName("x", 2), f.Time, 7, true})
 		}
 	}
-	eventually(t, "all is rejected", func() bool { return s.value(t, "millrace_writer_rejected_samples_total", "prod") == 15 })
+	await.True(t, "all is rejected", func() bool { return s.value(t, "millrace_writer_rejected_samples_total", "prod") == 15 })
 	e.answers(nil)
 	cfg = e.endpoint("prod", after, all)
 	if err := s.ApplyConfig(t.Context(), []Endpoint{cfg}); err != nil {

@@ -5,6 +5,7 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/replay"
 )
 
@@ -36,10 +37,10 @@ func TestAReplayWhoseEndCannotBeStoredSendsNothingAgain(t *testing.T) {
 	m := r.manager(cfg)
 	e.answers(func(*request) (int, string, map[string]string) { return 503, "down", nil })
 	start(t, m, replay.Spec{Name: "again", From: rfc3339(hourAgo), Endpoint: "prod"})
-	eventually(t, "a request", func() bool { return len(e.requests()) > 0 })
+	await.True(t, "a request", func() bool { return len(e.requests()) > 0 })
 	again := r.closed()
 	e.answers(nil)
-	eventually(t, "all samples", func() bool { return len(e.points()) == len(want) })
+	await.True(t, "all samples", func() bool { return len(e.points()) == len(want) })
 	passed(t, 3*storeAgain)
 	if st, err := m.Get(t.Context(), "again"); err != nil || st.State != replay.Running {
 		t.Errorf("told as %+v, %v", st, err)

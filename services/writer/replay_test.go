@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/prometheus/model/relabel"
 	"github.com/prometheus/prometheus/model/value"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/replay"
 	"github.com/millrace/millrace/pkg/rules"
@@ -42,7 +43,7 @@ func (r *rig) manager(endpoints ...Endpoint) *replay.Manager {
 // done waits until a replay is over.
 func done(t *testing.T, m *replay.Manager, name string) (st replay.Status) {
 	t.Helper()
-	eventually(t, "the end of "+name, func() bool {
+	await.True(t, "the end of "+name, func() bool {
 		var err error
 		if st, err = m.Get(t.Context(), name); err != nil {
 			t.Fatal(err)
@@ -250,7 +251,7 @@ func TestAReplayGoesOnWhereItWasAcknowledged(t *testing.T) {
 		})
 		s := r.start([]Endpoint{cfg})
 		e.wait(limit)
-		eventually(t, "the reason is told", func() bool {
+		await.True(t, "the reason is told", func() bool {
 			st, err := m.Get(t.Context(), "x")
 			return err == nil && st.State == replay.Running && strings.Contains(st.Waiting, "enough for now")
 		})
@@ -280,7 +281,7 @@ func TestAnotherProcessTakesOverAReplay(t *testing.T) {
 	m := r.manager(cfg)
 	first := r.start([]Endpoint{cfg})
 	r.start([]Endpoint{cfg}) // takes one of the partitions
-	eventually(t, "each process has a partition", func() bool {
+	await.True(t, "each process has a partition", func() bool {
 		first.applying.Lock()
 		defer first.applying.Unlock()
 		return len(first.owned) == 1
@@ -313,7 +314,7 @@ func TestAReplayKeepsItsRateAndCanBeStopped(t *testing.T) {
 		t.Fatalf("stopping: %+v, %v", st, err)
 	}
 	var n int
-	eventually(t, "nothing comes any more", func() bool {
+	await.True(t, "nothing comes any more", func() bool {
 		before := n
 		n = len(e.points())
 		time.Sleep(100 * time.Millisecond)
@@ -459,7 +460,7 @@ func TestAReplayGoesOnWithAnEndpointThatHasChanged(t *testing.T) {
 	s := r.start([]Endpoint{cfg})
 	m := r.manager(cfg)
 	start(t, m, replay.Spec{Name: "x", From: "-2h", Endpoint: "prod"})
-	eventually(t, "a try", func() bool { return len(e.requests()) > 0 })
+	await.True(t, "a try", func() bool { return len(e.requests()) > 0 })
 	if err := s.ApplyConfig(t.Context(), []Endpoint{changed}); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 func timesOf(points []point) (list []int64) {
@@ -49,7 +51,7 @@ func TestANewConfigurationChangesOnlyWhatIsNew(t *testing.T) {
 			t.Errorf("%s: samples (-want +got):\n%s", name, d)
 		}
 		// Its counters go on as well.
-		eventually(t, "the count of "+name, func() bool { return s.value(t, "millrace_writer_sent_samples_total", name) == 3 })
+		await.True(t, "the count of "+name, func() bool { return s.value(t, "millrace_writer_sent_samples_total", name) == 3 })
 	}
 	if got := b.points()[2].Series; got != `{__name__="x_0000", v="3"}` {
 		t.Errorf("by the new rules, the series is %s", got)
@@ -83,7 +85,7 @@ func TestStatusDoesNotWaitForAnEndpointToStop(t *testing.T) {
 	<-asked
 	applied := make(chan error, 1)
 	go func() { applied <- s.ApplyConfig(t.Context(), nil) }()
-	eventually(t, "the stop's beginning", func() bool { return !s.applying.TryLock() || unlock(s) })
+	await.True(t, "the stop's beginning", func() bool { return !s.applying.TryLock() || unlock(s) })
 	if n := len(s.Status()); n != 1 {
 		t.Errorf("%d endpoints", n)
 	}
@@ -132,7 +134,7 @@ func TestAStopFinishesTheRequestInFlight(t *testing.T) {
 	e.answers(nil)
 	r.start([]Endpoint{cfg})
 	r.send(0, r.floats(d, 1001, 1))
-	eventually(t, "the next sample", func() bool { return slices.Contains(timesOf(e.points()), 1001) })
+	await.True(t, "the next sample", func() bool { return slices.Contains(timesOf(e.points()), 1001) })
 	if d := cmp.Diff([]int64{1000, 1001}, timesOf(e.points())); d != "" {
 		t.Errorf("samples (-want +got):\n%s", d)
 	}
@@ -161,7 +163,7 @@ func TestWhatWasAcceptedWithoutBeingNotedComesAgain(t *testing.T) {
 	}
 	r.start([]Endpoint{cfg})
 	r.send(0, r.floats(d, 1006, 1))
-	eventually(t, "the newest sample", func() bool { return slices.Contains(timesOf(e.points()), 1006) })
+	await.True(t, "the newest sample", func() bool { return slices.Contains(timesOf(e.points()), 1006) })
 	want := []int64{1000, 1001, 1002, 1003, 1004, 1005, 1001, 1002, 1003, 1004, 1005, 1006}
 	if d := cmp.Diff(want, timesOf(e.points())); d != "" {
 		t.Errorf("samples (-want +got):\n%s", d)
@@ -176,7 +178,7 @@ func TestThePositionMovesOnlyAfterAcceptance(t *testing.T) {
 	d := r.named("x", 1)
 	r.announce(0, d, cfg)
 	r.send(0, r.floats(d, 1000, 1))
-	eventually(t, "a try", func() bool { return len(e.requests()) > 0 })
+	await.True(t, "a try", func() bool { return len(e.requests()) > 0 })
 	s.stop()
 	e.answers(nil)
 	r.start([]Endpoint{cfg})

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/value"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/counter"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
@@ -30,7 +31,7 @@ func TestDeltasAddUp(t *testing.T) {
 	if n := counter.Value(s.metrics.points); n != 7 {
 		t.Errorf("%v points are counted", n)
 	}
-	eventually(t, "two streams and no lag", func() bool {
+	await.True(t, "two streams and no lag", func() bool {
 		st := s.Status()
 		return st.Streams == 2 && st.Behind == 0 && len(st.Partitions) == partitions
 	})
@@ -174,10 +175,10 @@ func TestSeriesBeginAnewAfterMaxStale(t *testing.T) {
 	r.push(0, r.frameOf(1, 1000, floats(id, 500, 1)))
 	pushed := time.Now()
 	r.wait(0, 1)
-	eventually(t, "the time is over", func() bool { return time.Since(pushed) > maxStale+100*time.Millisecond })
+	await.True(t, "the time is over", func() bool { return time.Since(pushed) > maxStale+100*time.Millisecond })
 	r.push(0, r.frameOf(1, 2000, floats(id, 400, 5))) // even an older start
 	r.expect(0, "a@1000(500)=1", "a@2000(400)=5")
-	eventually(t, "one stream", func() bool { return s.Status().Streams == 1 })
+	await.True(t, "one stream", func() bool { return s.Status().Streams == 1 })
 }
 
 func TestExpiryFollowsTheTimesOfMessages(t *testing.T) {
@@ -219,7 +220,7 @@ func TestTheNumberOfSeriesIsBounded(t *testing.T) {
 	r.expect(0, "a@1000(0)=1", "b@1000(0)=2", "a@2000(0)=2", "b@2000(0)=4")
 	r.push(1, r.frameOf(2, 2000, floats(other, 0, 1, 1)))
 	r.expect(1, "c@1000(0)=1", "c@2000(0)=2")
-	eventually(t, "the counts", func() bool { return s.dropped(limit) == 3 && s.Status().Streams == 3 })
+	await.True(t, "the counts", func() bool { return s.dropped(limit) == 3 && s.Status().Streams == 3 })
 	if n := strings.Count(s.log.String(), "metric=overboard max_streams=3"); n != 1 {
 		t.Errorf("the log tells %d times of the limit:\n%s", n, s.log)
 	}
@@ -250,7 +251,7 @@ func TestAMessageOfAnUnknownVersionIsWaitedWith(t *testing.T) {
 	r.push(0, r.frameOf(1, 1000, floats(id, 0, 1)))
 	r.publish(r.Deltas(0), []byte{200, 1, 2}, nil)
 	s, _ := r.start(Config{})
-	eventually(t, "a word about it", func() bool { return strings.Contains(strings.Join(s.Waiting(), ""), "version 200") })
+	await.True(t, "a word about it", func() bool { return strings.Contains(strings.Join(s.Waiting(), ""), "version 200") })
 	r.push(0, r.frameOf(1, 2000, floats(id, 0, 1)))
 	st, err := r.JS.Stream(t.Context(), r.Stream(stream.Deltas))
 	if err != nil {
@@ -317,18 +318,18 @@ func TestTheServiceSaysOnWhatItWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.push(1, r.frameOf(1, 2000, floats(id, 0, 1)))
-	eventually(t, "a word about it", func() bool {
+	await.True(t, "a word about it", func() bool {
 		w := s.Waiting()
 		return len(w) == 1 && strings.Contains(w[0], "partition 1") && s.Status().Behind == 1
 	})
 	if err := r.Ensure(t.Context(), stream.Layout{Partitions: partitions, Replicas: 1}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the sum goes on", func() bool {
+	await.True(t, "the sum goes on", func() bool {
 		msg, err := r.Last(t.Context(), stream.Frames, r.Frames(1))
 		return err == nil && strings.HasPrefix(msg.Header.Get(Header), "2 ")
 	})
-	eventually(t, "no more waiting", func() bool { return len(s.Waiting()) == 0 && s.Status().Behind == 0 })
+	await.True(t, "no more waiting", func() bool { return len(s.Waiting()) == 0 && s.Status().Behind == 0 })
 	if f := r.lastFrame(1); f.Sections[0].Values[0] != 2 {
 		t.Errorf("the sum is %v", f.Sections[0].Values)
 	}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -20,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/counter"
 	"github.com/millrace/millrace/pkg/fleet/fleettest"
 	"github.com/millrace/millrace/pkg/frame"
@@ -28,20 +28,7 @@ import (
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
 
-// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
-const patience = 60 * time.Second
-
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %v", what, patience)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
 
 // partitions of the tests' streams.
 const partitions = 2
@@ -288,7 +275,7 @@ func (r *river) points(dicts map[frame.DictID]*frame.Dictionary, partition int, 
 func (r *river) wait(partition, points int) *result {
 	r.t.Helper()
 	var res *result
-	eventually(r.t, fmt.Sprintf("%d points", points), func() bool {
+	await.True(r.t, fmt.Sprintf("%d points", points), func() bool {
 		res = r.read(partition)
 		return len(res.points) >= points
 	})

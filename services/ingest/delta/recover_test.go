@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/millrace/millrace/pkg/actor"
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/stream"
 )
@@ -128,7 +129,7 @@ func TestSumsGoOnThroughRestarts(t *testing.T) {
 	l := newLoad(r, 20)
 	for n := range 8 {
 		s, stop := r.start(Config{})
-		eventually(t, "it has all", func() bool { return len(s.Status().Partitions) == partitions })
+		await.True(t, "it has all", func() bool { return len(s.Status().Partitions) == partitions })
 		for range 10 {
 			l.push(0, 1)
 			l.push(1, 2)
@@ -162,11 +163,11 @@ func TestPartitionsMoveBetweenServices(t *testing.T) {
 	push()
 	two, stopTwo := r.start(Config{})
 	push()
-	eventually(t, "each has a partition", func() bool { return len(one.Status().Partitions) == 1 && len(two.Status().Partitions) == 1 })
+	await.True(t, "each has a partition", func() bool { return len(one.Status().Partitions) == 1 && len(two.Status().Partitions) == 1 })
 	push()
 	stopOne()
 	push()
-	eventually(t, "the second has both", func() bool { return len(two.Status().Partitions) == partitions })
+	await.True(t, "the second has both", func() bool { return len(two.Status().Partitions) == partitions })
 	r.start(Config{})
 	push()
 	stopTwo()
@@ -220,11 +221,11 @@ func TestWhatWaitedForLongIsAddedToWhatWasBefore(t *testing.T) {
 	s, stop := r.start(Config{MaxStale: maxStale})
 	r.push(0, r.frameOf(1, 1000, floats(id, 0, 1)))
 	r.expect(0, "a@1000(0)=1")
-	eventually(t, "the position", func() bool { return s.Status().Behind == 0 })
+	await.True(t, "the position", func() bool { return s.Status().Behind == 0 })
 	stop()
 	r.push(0, r.frameOf(1, 2000, floats(id, 0, 1)))
 	pushed := time.Now()
-	eventually(t, "the time is over", func() bool { return time.Since(pushed) > 2*maxStale })
+	await.True(t, "the time is over", func() bool { return time.Since(pushed) > 2*maxStale })
 	r.start(Config{MaxStale: maxStale})
 	r.expect(0, "a@1000(0)=1", "a@2000(0)=2")
 }

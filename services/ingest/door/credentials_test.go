@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 func basic(user, password string) string {
@@ -125,8 +127,8 @@ func TestSecretsAreReadAgainWhenTheirFilesChange(t *testing.T) {
 		}
 		write(password, "two\n")
 		write(token, "two")
-		await(t, "the new password is accepted", func() bool { return accepted(basic("ann", "two")) })
-		await(t, "the new token is accepted", func() bool { return accepted("Bearer two") })
+		await.True(t, "the new password is accepted", func() bool { return accepted(basic("ann", "two")) })
+		await.True(t, "the new token is accepted", func() bool { return accepted("Bearer two") })
 		if accepted(basic("ann", "one")) || accepted("Bearer one") {
 			t.Error("the old secrets are still accepted")
 		}
@@ -135,7 +137,7 @@ func TestSecretsAreReadAgainWhenTheirFilesChange(t *testing.T) {
 		if err := os.Remove(token); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "the failures are logged", func() bool {
+		await.True(t, "the failures are logged", func() bool {
 			if !accepted(basic("ann", "two")) || !accepted("Bearer two") || accepted(basic("ann", "")) || accepted("Bearer ") {
 				t.Fatal("the secrets changed with files that cannot be used")
 			}

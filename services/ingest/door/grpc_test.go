@@ -20,6 +20,8 @@ import (
 	_ "google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // init registers what the gRPC clients of these tests compress with; gzip registers itself.
@@ -59,7 +61,7 @@ func dial(t testing.TB, addr string, options ...grpc.DialOption) *grpc.ClientCon
 
 func export(t testing.TB, conn *grpc.ClientConn, request pmetricotlp.ExportRequest, headers []string, options ...grpc.CallOption) (pmetricotlp.ExportResponse, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, headers...)
 	return pmetricotlp.NewGRPCClient(conn).Export(ctx, request, options...)
@@ -200,7 +202,7 @@ func TestGRPCKeepsTheDeadlineOfTheCall(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-	case <-time.After(patience):
+	case <-time.After(await.Patience):
 		t.Error("the call did not come to the taker")
 	}
 }

@@ -21,10 +21,9 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 	"go.uber.org/goleak"
-)
 
-// patience is how long tests wait for what must come. Nothing is concluded from how long it takes.
-const patience = 60 * time.Second
+	"github.com/millrace/millrace/pkg/await"
+)
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -151,7 +150,7 @@ func serve(t testing.TB, s server) {
 			if err != nil {
 				t.Errorf("Serve returned %v", err)
 			}
-		case <-time.After(patience):
+		case <-time.After(await.Patience):
 			t.Error("Serve did not end")
 		}
 	})
@@ -169,7 +168,7 @@ func (r *rig) post(t testing.TB, body io.Reader, headers ...string) (*http.Respo
 
 func do(t testing.TB, client *http.Client, method, url string, body io.Reader, headers ...string) (*http.Response, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), await.Patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
@@ -276,20 +275,8 @@ func (endless) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// await polls until the condition holds.
-func await(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
 // atRest checks that all requests gave back what they held.
 func (r *rig) atRest(t testing.TB) {
 	t.Helper()
-	await(t, "memory and slots are given back", func() bool { return r.gate.memory.used.Load() == 0 && r.gate.requests.Load() == 0 })
+	await.True(t, "memory and slots are given back", func() bool { return r.gate.memory.used.Load() == 0 && r.gate.requests.Load() == 0 })
 }

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // everyDoor runs a test for each of the doors.
@@ -222,7 +224,7 @@ func connect(t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(patience))
+	_ = conn.SetDeadline(time.Now().Add(await.Patience))
 	return conn
 }
 
@@ -287,7 +289,7 @@ func (r *rig) held(t *testing.T, n int) (release func()) {
 			}
 		})
 	}
-	await(t, "the requests are held", func() bool { return len(r.recorder.taken()) == n })
+	await.True(t, "the requests are held", func() bool { return len(r.recorder.taken()) == n })
 	return func() { close(gate); wg.Wait() }
 }
 
@@ -356,7 +358,7 @@ func TestASenderThatGoesIsNotWaitedFor(t *testing.T) {
 		}
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(await.Patience):
 			t.Fatal("the taker still waits")
 		}
 		r.atRest(t)

@@ -22,6 +22,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/grpc"
 	grpctls "google.golang.org/grpc/credentials"
+
+	"github.com/millrace/millrace/pkg/await"
 )
 
 // authority makes certificates.
@@ -178,14 +180,14 @@ func TestCertificatesAreReadAgainWhenTheirFilesChange(t *testing.T) {
 		if err := os.WriteFile(files.Cert, []byte("not PEM"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "the failure is logged", func() bool {
+		await.True(t, "the failure is logged", func() bool {
 			if _, err := r.pushTLS(t, first.trusting(t, first)); err != nil {
 				t.Fatal(err)
 			}
 			return strings.Contains(r.logs.String(), "TLS files")
 		})
 		second.files(t, dir, "millrace")
-		await(t, "the new certificates are in use", func() bool {
+		await.True(t, "the new certificates are in use", func() bool {
 			_, err := r.pushTLS(t, second.trusting(t, second))
 			return err == nil
 		})
@@ -235,7 +237,7 @@ func TestServeEndsGracefullyAndAgain(t *testing.T) {
 					t.Errorf("Serve while it runs: %v", err)
 				}
 				cancel()
-				await(t, "the address is closed", func() bool {
+				await.True(t, "the address is closed", func() bool {
 					conn, err := net.Dial("tcp", strings.TrimPrefix(r.base, "http://"))
 					if err == nil {
 						_ = conn.Close()

@@ -13,14 +13,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 	"github.com/millrace/millrace/pkg/logtest"
 	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/pkg/stream/streamtest"
 )
-
-// patience is how long tests wait for what must come.
-const patience = 60 * time.Second
 
 // house is a fleet's limits with what they need: leases are numbers here.
 type house struct {
@@ -141,7 +139,7 @@ func (h *house) again(id frame.DictID) Verdict {
 	if _, err := h.conn.Publish(h.t.Context(), &nats.Msg{Subject: h.conn.Dict(d.partition, id), Data: d.msg}, nil); err != nil {
 		h.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(h.t.Context(), await.Patience)
 	defer cancel()
 	r, err := h.parts[d.partition].Judge(ctx, d.Dictionary, time.Now())
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"go.uber.org/goleak"
 
+	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
 )
 
@@ -117,18 +118,15 @@ func TestSeriesThatAreGoneFreeTheirPlaces(t *testing.T) {
 		t.Fatalf("%d series have a place, want 20", n)
 	}
 	// The second is used all the while, the first is not.
-	for deadline := time.Now().Add(patience); h.kept(id, v) < 80; {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d series have a place after %s", h.kept(id, v), patience)
-		}
-		time.Sleep(50 * time.Millisecond)
+	await.True(t, "its 80 series have a place", func() bool {
 		for _, p := range h.parts {
 			if err := p.Sweep(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		v = h.again(id)
-	}
+		return h.kept(id, v) == 80
+	})
 	if n := h.parts[0].Active(); n != 0 {
 		t.Errorf("%d series of partition 0 still have a place", n)
 	}
@@ -237,15 +235,12 @@ func TestASeriesGoesWithoutALabelAgain(t *testing.T) {
 	if h.kept(one, v) != 0 {
 		t.Fatal("one of two series that would be equal is kept")
 	}
-	for deadline := time.Now().Add(patience); h.kept(one, v) == 0; v = h.again(one) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it is refused for %s", patience)
-		}
-		time.Sleep(50 * time.Millisecond)
+	await.True(t, "it is kept", func() bool {
 		if err := h.parts[0].Sweep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-	}
+		return h.kept(one, h.again(one)) > 0
+	})
 	if n := len(h.parts[0].contest.known); n != 1 {
 		t.Errorf("%d label sets are remembered", n)
 	}
