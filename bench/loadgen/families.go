@@ -77,7 +77,7 @@ func buildFamilies(count int, generations bool) ([]family, error) {
 		f := family{header: fmt.Appendf(nil, "# HELP %s %s\n# TYPE %s %s\n", spec.name, spec.help, spec.name, spec.kind)}
 		for entity := range entities {
 			step = step*1664525%numbered.MaxStep + 1
-			block, err := buildBlock(spec, entity, stepFor(spec.shape, step), generations)
+			block, err := buildBlock(spec, entity, spec.shape.Step(step), generations)
 			if err != nil {
 				return err
 			}
@@ -95,22 +95,6 @@ func buildFamilies(count int, generations bool) ([]family, error) {
 		return nil, err
 	}
 	return out, nil
-}
-
-// stepFor brings a pseudo-random step into the range that suits a kind: bytes are counted in millions, seconds in few.
-func stepFor(kind numbered.Kind, step uint64) uint64 {
-	switch kind {
-	case numbered.Plain:
-		return 1
-	case numbered.Gauge:
-		return step | 1
-	case numbered.Seconds:
-		return step%7 + 1
-	case numbered.Histogram:
-		return step%997 + 1
-	default:
-		return step>>(step%16) + 1
-	}
 }
 
 // buildBlock makes the series of one entity in a family.

@@ -48,6 +48,22 @@ const (
 	Histogram Kind = 'h'
 )
 
+// Step brings a pseudo-random step into the range that suits the kind: bytes are counted in millions, seconds in few.
+func (k Kind) Step(random uint64) uint64 {
+	switch k {
+	case Plain:
+		return 1
+	case Gauge:
+		return random | 1
+	case Seconds:
+		return random%7 + 1
+	case Histogram:
+		return random%997 + 1
+	default:
+		return random>>(random%16) + 1
+	}
+}
+
 // Shape is the text of a [ShapeLabel]: the kind and its step, for example "c7340".
 func Shape(kind Kind, step uint64) string {
 	return string(byte(kind)) + strconv.FormatUint(step, 10)

@@ -183,7 +183,7 @@ func newPoint(i instrument, index int, step uint64) (point, error) {
 		a.value = strings.ReplaceAll(a.value, "%d", strconv.Itoa(index))
 		p.attributes = append(p.attributes, a)
 	}
-	shape := numbered.Shape(i.shape, stepFor(i.shape, step))
+	shape := numbered.Shape(i.shape, i.shape.Step(step))
 	if i.shape != numbered.Plain {
 		p.attributes = append(p.attributes, attribute{key: numbered.ShapeLabel, value: shape})
 	}
@@ -201,22 +201,6 @@ func newPoint(i instrument, index int, step uint64) (point, error) {
 	}
 	p.sum, err = numbered.Parse(shape, i.prometheus+"_sum", "")
 	return p, err
-}
-
-// stepFor brings a pseudo-random step into the range that suits a kind.
-func stepFor(kind numbered.Kind, step uint64) uint64 {
-	switch kind {
-	case numbered.Plain:
-		return 1
-	case numbered.Gauge:
-		return step | 1
-	case numbered.Seconds:
-		return step%7 + 1
-	case numbered.Histogram:
-		return step%997 + 1
-	default:
-		return step>>(step%16) + 1
-	}
 }
 
 // bound is the le label of a histogram's i-th bucket, counted from 0.

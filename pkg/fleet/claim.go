@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/millrace/millrace/pkg/actor"
 	"github.com/millrace/millrace/pkg/stream"
 )
 
@@ -47,6 +48,19 @@ func (f *Fleet) Claim(service string, shares int, h Holder) *Claim {
 		counter.WithLabelValues(service) // one that begins at 0 lets queries see the first
 	}
 	return c
+}
+
+// Hold owns this process's part of a service's shares until ctx ends, and then gives it back; the claim is an actor of a part of system. work, which serves the holder, begins before and ends after that.
+func (f *Fleet) Hold(ctx context.Context, system *actor.System, service string, shares int, h Holder, work func(context.Context) error) error {
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	worked := make(chan error, 1)
+	go func() { worked <- work(working) }()
+	claims := system.Detached("claims")
+	claims.Spawn("claim "+service, f.Claim(service, shares, h))
+	err := claims.Serve(ctx)
+	stop()
+	return errors.Join(err, <-worked)
 }
 
 // Held returns the epochs of the shares that are owned now.

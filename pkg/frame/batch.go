@@ -155,6 +155,25 @@ func (b *Batch) Next(f *Frame) (bool, error) {
 	return true, nil
 }
 
+// Each decodes all frames into f, one after the other, and calls visit with the number of each, counted from 0. Frames that are corrupt are left out, and the last error that says so is returned
+// as damage. samples are those of the other frames. It ends with the first error of visit.
+func (b *Batch) Each(f *Frame, visit func(n int) error) (samples int, damage, err error) {
+	for n := 0; ; n++ {
+		ok, err := b.Next(f)
+		if errors.Is(err, ErrCorrupt) {
+			damage = err
+			continue
+		}
+		if err != nil || !ok {
+			return samples, damage, err
+		}
+		samples += f.Samples()
+		if err := visit(n); err != nil {
+			return samples, damage, err
+		}
+	}
+}
+
 // Each decodes all frames of a message into f, one after the other, and calls visit with each. Frames, and a message, that are corrupt are left out: the writer says so. buf is reused as in [OpenBatch], and
 // what is returned of it is for the next call. It ends with the first error of visit.
 func Each(msg, buf []byte, f *Frame, visit func(*Frame) error) ([]byte, error) {
@@ -165,18 +184,8 @@ func Each(msg, buf []byte, f *Frame, visit func(*Frame) error) ([]byte, error) {
 	if err != nil {
 		return buf, err
 	}
-	for {
-		ok, err := batch.Next(f)
-		if errors.Is(err, ErrCorrupt) {
-			continue
-		}
-		if err != nil || !ok {
-			return batch.Buffer(), err
-		}
-		if err := visit(f); err != nil {
-			return batch.Buffer(), err
-		}
-	}
+	_, _, err = batch.Each(f, func(int) error { return visit(f) })
+	return batch.Buffer(), err
 }
 
 // Buffer returns the batch's memory for the next [OpenBatch]. The batch is not to be used afterwards; frames decoded from it may be.

@@ -147,15 +147,7 @@ func (s *Service) tell(lead bool) {
 
 // Serve runs discovery while this process is the one that does so, until ctx ends.
 func (s *Service) Serve(ctx context.Context) error {
-	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	worked := make(chan error, 1)
-	go func() { worked <- s.work(working) }()
-	claims := s.cfg.Actors.Detached("claims")
-	claims.Spawn("claim discovery", s.cfg.Fleet.Claim("discovery", 1, s))
-	err := claims.Serve(ctx)
-	stop()
-	return errors.Join(err, <-worked)
+	return s.cfg.Fleet.Hold(ctx, s.cfg.Actors, "discovery", 1, s, s.work)
 }
 
 // work leads when it is told to. Leading runs in an actor of its own, which starts again when it fails.

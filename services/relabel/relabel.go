@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -132,15 +131,7 @@ func newPlan(endpoints []Endpoint) (*plan, error) {
 
 // Serve relabels the partitions that this process owns until ctx ends, and then gives them back.
 func (s *Service) Serve(ctx context.Context) error {
-	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	worked := make(chan error, 1)
-	go func() { worked <- s.work(working) }()
-	claims := s.system.Detached("claims")
-	claims.Spawn("claim relabel", s.cfg.Fleet.Claim("relabel", s.cfg.Partitions, s))
-	err := claims.Serve(ctx)
-	stop()
-	return errors.Join(err, <-worked)
+	return s.cfg.Fleet.Hold(ctx, s.system, "relabel", s.cfg.Partitions, s, s.work)
 }
 
 // work runs plan after plan. A new plan gets new actors, which begin with the oldest dictionary.

@@ -302,38 +302,9 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 	if before, known := p.readUpTo(publisher, began); known && batch.First > before {
 		p.ep.lost(batch.First-before, "the stream's retention passed before the endpoint took them, or their message cannot be read", p.number)
 	}
-	read := 0
-	var damage error
-	for {
-		ok, err := batch.Next(&p.frame)
-		if errors.Is(err, frame.ErrCorrupt) {
-			damage = err
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if !ok {
-			break
-		}
-		read += p.frame.Samples()
-		if !p.fresh(&p.frame) {
-			continue
-		}
-		for i := range p.frame.Sections {
-			s := &p.frame.Sections[i]
-			if p.part != nil {
-				if s, err = p.part.cut(ctx, p, &p.frame, s); err != nil {
-					return err
-				}
-			}
-			if s == nil {
-				continue
-			}
-			if err := p.section(ctx, &p.frame, s); err != nil {
-				return err
-			}
-		}
+	read, damage, err := batch.Each(&p.frame, func(int) error { return p.sections(ctx) })
+	if err != nil {
+		return err
 	}
 	if damage != nil {
 		p.ep.lost(uint64(max(batch.Samples-read, 0)), fmt.Sprintf("frames in message %d cannot be read: %v", msg.Seq, damage), p.number)
@@ -350,6 +321,29 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 		p.current.marks = map[uint64]uint64{}
 	}
 	p.current.marks[publisher] = p.marks[publisher]
+	return nil
+}
+
+// sections adds those of the frame that was read to requests.
+func (p *partition) sections(ctx context.Context) error {
+	if !p.fresh(&p.frame) {
+		return nil
+	}
+	for i := range p.frame.Sections {
+		s := &p.frame.Sections[i]
+		if p.part != nil {
+			var err error
+			if s, err = p.part.cut(ctx, p, &p.frame, s); err != nil {
+				return err
+			}
+		}
+		if s == nil {
+			continue
+		}
+		if err := p.section(ctx, &p.frame, s); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

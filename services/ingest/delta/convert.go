@@ -49,7 +49,7 @@ func (p *partition) accumulate(ctx context.Context, f *frame.Frame, at int64) er
 func (p *partition) floats(ctx context.Context, d *dictionary, f *frame.Frame, s *frame.Section, at int64) (dropped int) {
 	n := 0
 	for k, v := range s.Values {
-		i, t, start := sample(f, s, k)
+		i, t, start := s.At(f, k)
 		if !value.IsStaleNaN(v) {
 			x, fresh := p.sums.of(d, i, at)
 			why := limit
@@ -88,21 +88,6 @@ func (p *partition) floats(ctx context.Context, d *dictionary, f *frame.Frame, s
 	}
 	s.Times, s.Starts = s.Times[:min(n, len(s.Times))], s.Starts[:min(n, len(s.Starts))]
 	return dropped
-}
-
-// sample returns of which series float sample k of a section is, its timestamp and its start timestamp.
-func sample(f *frame.Frame, s *frame.Section, k int) (i uint32, t, start int64) {
-	i, t = uint32(k), f.Time
-	if s.Present != nil {
-		i = s.Present[k]
-	}
-	if len(s.Times) > 0 {
-		t = s.Times[k]
-	}
-	if len(s.Starts) > 0 {
-		start = s.Starts[k]
-	}
-	return i, t, start
 }
 
 // allPresent returns the numbers of n series.

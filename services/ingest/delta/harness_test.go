@@ -255,7 +255,7 @@ func (r *river) points(dicts map[frame.DictID]*frame.Dictionary, partition int, 
 			dicts[s.Dict] = d
 		}
 		for k, v := range s.Values {
-			n, t, start := sample(f, s, k)
+			n, t, start := s.At(f, k)
 			points = append(points, point{series: d.Series[n].Labels.Get("__name__"), t: t, start: start, v: v})
 		}
 		for _, h := range s.Histograms {

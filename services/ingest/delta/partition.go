@@ -201,27 +201,14 @@ func (p *partition) message(ctx context.Context, msg stream.Message) error {
 	}
 	p.buf = batch.Buffer()
 	p.count(msg, batch.Header)
-	var damage error
-	read := 0
-	for n := 0; ; n++ {
-		ok, err := batch.Next(&p.in)
-		if errors.Is(err, frame.ErrCorrupt) {
-			damage = err
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if !ok {
-			break
-		}
-		read += p.in.Samples()
+	read, damage, err := batch.Each(&p.in, func(n int) error {
 		if n < from {
-			continue
+			return nil
 		}
-		if err := p.gather(ctx, &s, n); err != nil {
-			return err
-		}
+		return p.gather(ctx, &s, n)
+	})
+	if err != nil {
+		return err
 	}
 	if damage != nil {
 		p.drop(unreadable, max(batch.Samples-read, 0))

@@ -145,7 +145,7 @@ func (p *partition) restore(ctx context.Context, f *frame.Frame, at int64) error
 
 func (p *partition) restoreSection(d *dictionary, f *frame.Frame, s *frame.Section, at int64) {
 	for k, v := range s.Values {
-		i, t, start := sample(f, s, k)
+		i, t, start := s.At(f, k)
 		if value.IsStaleNaN(v) {
 			continue
 		}

@@ -2,7 +2,6 @@ package delta
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -92,15 +91,7 @@ func (s *Service) Serve(ctx context.Context) error {
 	s.mu.Lock()
 	s.actors = actors
 	s.mu.Unlock()
-	working, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	worked := make(chan error, 1)
-	go func() { worked <- actors.Serve(working) }()
-	claims := s.system.Detached("claims")
-	claims.Spawn("claim ingest", s.cfg.Fleet.Claim("ingest", s.cfg.Partitions, s))
-	err := claims.Serve(ctx)
-	stop()
-	err = errors.Join(err, <-worked)
+	err := s.cfg.Fleet.Hold(ctx, s.system, "ingest", s.cfg.Partitions, s, actors.Serve)
 	s.mu.Lock()
 	s.actors = nil
 	s.mu.Unlock()
