@@ -92,6 +92,7 @@ func (p *partition) Serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer mb.Close()
 	p.mb = mb
 	p.joined, p.seen, p.gone = map[frame.DictID]joined{}, map[uint64]place{}, map[frame.DictID]time.Time{}
 	if p.gap != nil {
@@ -100,7 +101,6 @@ func (p *partition) Serve(ctx context.Context) error {
 	p.lastBlock, p.current = nil, nil
 	stopRenewals, err := p.followRenewals()
 	if err != nil {
-		mb.Close()
 		return err
 	}
 	defer stopRenewals()
@@ -111,12 +111,10 @@ func (p *partition) Serve(ctx context.Context) error {
 	}
 	p.marks, p.since = mb.Marks()
 	if err := p.openBacklog(); err != nil {
-		mb.Close()
 		return err
 	}
 	defer p.back.Store(nil)
 	if err := p.mark(ctx); err != nil {
-		mb.Close()
 		return err
 	}
 	// When ctx ends, no other message is begun, but what is begun is finished where the endpoint takes it, so that a planned stop
@@ -159,7 +157,6 @@ func (p *partition) Serve(ctx context.Context) error {
 	}
 	stop(context.Canceled)
 	watching.Wait()
-	mb.Close()
 	p.reading.Store(0)
 	p.sending.Store(0)
 	p.behind.Store(0)
