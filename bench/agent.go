@@ -122,6 +122,7 @@ type scenario struct {
 	Encoding string        `json:"encoding"`
 	Kind     string        `json:"kind"`
 	Outage   time.Duration `json:"outage"`
+	Kill     bool          `json:"kill,omitempty"`
 }
 
 // config writes the agent's configuration as Prometheus has it. otlp is where it is to take the protocol of OTLP that is pushed, if it is Millrace.
@@ -155,8 +156,8 @@ func (s scenario) config(a agent, sdFile, endpoint, otlp string) string {
 	return b.String()
 }
 
-// startAgent starts an agent in a folder and returns its address, and where it is to be pushed to in a scenario of pushes.
-func startAgent(ctx context.Context, a agent, s scenario, folder, sdFile, endpoint string) (p *process, address, pushURL string, err error) {
+// prepareAgent writes an agent's configuration to a folder and returns what starts it, its address, and where it is to be pushed to in a scenario of pushes.
+func prepareAgent(ctx context.Context, a agent, s scenario, folder, sdFile, endpoint string) (start func() (*process, error), address, pushURL string, err error) {
 	if address, err = freeAddress(); err != nil {
 		return nil, "", "", err
 	}
@@ -172,8 +173,11 @@ func startAgent(ctx context.Context, a agent, s scenario, folder, sdFile, endpoi
 	if s.Push != "" {
 		args, pushURL = append(args, a.pushArgs...), a.pushURL(s.Push, address, otlp)
 	}
-	p, err = startProcess(ctx, a.name, filepath.Join(folder, "agent.log"), a.binary, args...)
-	return p, address, pushURL, err
+	starts := 0
+	return func() (*process, error) {
+		starts++
+		return startProcess(ctx, a.name, filepath.Join(folder, fmt.Sprintf("agent-%d.log", starts)), a.binary, args...)
+	}, address, pushURL, nil
 }
 
 // waitForListener waits until somebody listens where a URL points, as long as a process lives.

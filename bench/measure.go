@@ -22,12 +22,18 @@ type bench struct {
 	agent    agent
 	scenario scenario
 	process  *process
-	address  string
+	// start starts the agent, again too.
+	start   func() (*process, error)
+	address string
 	// receiver and load are URLs; load is that of the targets, or of the pusher.
 	receiver, load string
 
 	// maxRSS is the largest resident set since the measurement began.
 	maxRSS int64
+	// spent is the CPU time of agents that were killed.
+	spent time.Duration
+	// down is when the outage began and ended.
+	down [2]time.Time
 }
 
 // mark is the state at one end of the time measured.
@@ -47,6 +53,7 @@ func (b *bench) mark(ctx context.Context) (m mark, err error) {
 	if m.usage, err = b.process.usage(); err != nil {
 		return m, err
 	}
+	m.usage.cpu += b.spent
 	if err = call(ctx, http.MethodGet, b.receiver+"/report", nil, &m.report); err != nil {
 		return m, err
 	}
@@ -100,8 +107,7 @@ func (b *bench) measure(ctx context.Context, warmup, duration time.Duration) (re
 	if b.scenario.Push != "" {
 		r.Pushes = pushesBetween(from.pushes, to.pushes)
 	}
-	r.Missing, r.Partial, err = b.incomplete(ctx, to.at)
-	return r, err
+	return r, b.incomplete(ctx, to.at, &r)
 }
 
 // result is what happened between two marks.
@@ -181,13 +187,25 @@ func (b *bench) outage(ctx context.Context, atLeast time.Duration) (*catchUp, er
 	if err := call(ctx, http.MethodPost, b.receiver+"/control", receiver.Control{Mode: receiver.Unavailable}, nil); err != nil {
 		return nil, err
 	}
-	if err := b.watch(ctx, b.scenario.Outage, nil); err != nil {
+	b.down[0] = time.Now()
+	rest := b.scenario.Outage
+	if b.scenario.Kill {
+		if err := b.watch(ctx, rest/2, nil); err != nil {
+			return nil, err
+		}
+		if err := b.restart(); err != nil {
+			return nil, err
+		}
+		rest -= rest / 2
+	}
+	if err := b.watch(ctx, rest, nil); err != nil {
 		return nil, err
 	}
 	if err := call(ctx, http.MethodPost, b.receiver+"/control", receiver.Control{Mode: receiver.OK}, nil); err != nil {
 		return nil, err
 	}
 	recovered := time.Now()
+	b.down[1] = recovered
 	var c catchUp
 	err := b.watch(ctx, max(3*b.scenario.Outage, atLeast), func() (bool, error) {
 		var seconds []receiver.Second
@@ -198,6 +216,18 @@ func (b *bench) outage(ctx context.Context, atLeast time.Duration) (*catchUp, er
 		return c.Gone && time.Since(recovered) >= atLeast, nil
 	})
 	return &c, err
+}
+
+// restart kills the agent and starts it again.
+func (b *bench) restart() error {
+	u, err := b.process.usage()
+	if err != nil {
+		return err
+	}
+	b.spent += u.cpu
+	b.process.kill()
+	b.process, err = b.start()
+	return err
 }
 
 // catchUpOf judges what arrived in the seconds after recovery.
@@ -220,25 +250,29 @@ func catchUpOf(seconds []receiver.Second, recovered, now time.Time) catchUp {
 	return c
 }
 
-// incomplete counts the scrapes, or acknowledged pushes, of which nothing or not all arrived. Those of the last seconds may be on their way.
-func (b *bench) incomplete(ctx context.Context, end time.Time) (missing, partial int, err error) {
+// incomplete counts in r the scrapes, or acknowledged pushes, of which nothing or not all arrived. Those of the last seconds may be on their way.
+func (b *bench) incomplete(ctx context.Context, end time.Time, r *result) error {
 	const onTheirWay = 5 * time.Second
 	var log numbered.Log
 	if err := call(ctx, http.MethodGet, b.load+"/served?log=1", nil, &log); err != nil {
-		return 0, 0, err
+		return err
 	}
 	for name, served := range log {
 		settled := 0
 		for settled < len(served) && served[settled].At.Before(end.Add(-onTheirWay)) {
+			if at := served[settled].At; at.After(b.down[0]) && at.Before(b.down[1]) {
+				r.ServedDown++
+			}
 			settled++
 		}
 		log[name] = served[:settled]
 	}
 	var c receiver.Completeness
 	if err := call(ctx, http.MethodPost, b.receiver+"/complete", log, &c); err != nil {
-		return 0, 0, err
+		return err
 	}
-	return len(c.Missing), len(c.Partial), nil
+	r.Missing, r.Partial = len(c.Missing), len(c.Partial)
+	return nil
 }
 
 // call sends in as JSON and decodes the answer into out, unless they are nil.

@@ -110,9 +110,14 @@ func (p *process) stop() {
 	select {
 	case <-p.done:
 	case <-time.After(10 * time.Second):
-		p.cmd.Process.Kill()
-		<-p.done
+		p.kill()
 	}
+}
+
+// kill ends the child by SIGKILL.
+func (p *process) kill() {
+	p.cmd.Process.Kill()
+	<-p.done
 }
 
 // alive returns an error if the child has ended.

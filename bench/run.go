@@ -42,6 +42,7 @@ func addRun(app *kingpin.Application) *runCommand {
 	cmd.Flag("kind", "What targets expose.").Default("generated").EnumVar(&c.scenario.Kind, "generated", "recorded", "protobuf")
 	cmd.Flag("outage", "After the warm-up the receiver answers 503 for that long, and the catching up is measured.").
 		DurationVar(&c.scenario.Outage)
+	cmd.Flag("kill", "Halfway through the outage the agent is killed with SIGKILL and started again.").BoolVar(&c.scenario.Kill)
 	cmd.Flag("push", "Push by this protocol instead of scraping: "+strings.Join(protocols(), ", ")+". Agents that do not take it are left out.").
 		EnumVar((*string)(&c.scenario.Push), protocols()...)
 	cmd.Flag("senders", "Applications that push.").Default("100").IntVar(&c.scenario.Senders)
@@ -66,6 +67,9 @@ func (c *runCommand) run(ctx context.Context) error {
 	}
 	if c.rounds < 1 || c.duration <= 0 || c.warmup < 0 || c.scenario.Interval < time.Millisecond || c.scenario.Outage < 0 {
 		return errors.New("rounds, duration and interval must be positive, warmup and outage not negative")
+	}
+	if c.scenario.Kill && c.scenario.Outage == 0 {
+		return errors.New("--kill is for the middle of an outage: give --outage a time as well")
 	}
 	folder, err := os.MkdirTemp("", "bench-")
 	if err != nil {
@@ -118,6 +122,8 @@ type result struct {
 	// Missing and Partial are scrapes of which nothing or not all arrived, without those of the last seconds.
 	Missing int `json:"scrapes_missing"`
 	Partial int `json:"scrapes_partial"`
+	// ServedDown is how many scrapes, or pushes, were answered during the outage.
+	ServedDown int `json:"scrapes_in_outage,omitempty"`
 	// Lost, Reordered, Changed and Repeated are the receiver's verdicts on samples.
 	Lost      int `json:"lost"`
 	Reordered int `json:"reordered"`
@@ -157,10 +163,14 @@ type catchUp struct {
 func (c *runCommand) measure(ctx context.Context, a agent, folder string) (r result, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var children []*process
+	b := bench{agent: a, scenario: c.scenario}
 	defer func() {
 		cancel()
 		for _, child := range children {
 			<-child.done
+		}
+		if b.process != nil {
+			<-b.process.done
 		}
 		if !c.keep {
 			os.RemoveAll(folder)
@@ -169,7 +179,6 @@ func (c *runCommand) measure(ctx context.Context, a agent, folder string) (r res
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		return r, fmt.Errorf("making a folder: %w", err)
 	}
-	b := bench{agent: a, scenario: c.scenario}
 	p, address, err := startServer(ctx, "receiver", filepath.Join(folder, "receiver.log"), "receiver", "--listen=127.0.0.1:0", "--every=0s")
 	if err != nil {
 		return r, err
@@ -188,10 +197,12 @@ func (c *runCommand) measure(ctx context.Context, a agent, folder string) (r res
 		b.load = "http://" + address
 	}
 	var pushURL string
-	if b.process, b.address, pushURL, err = startAgent(ctx, a, s, folder, sdFile, b.receiver+"/api/v1/write"); err != nil {
+	if b.start, b.address, pushURL, err = prepareAgent(ctx, a, s, folder, sdFile, b.receiver+"/api/v1/write"); err != nil {
 		return r, err
 	}
-	children = append(children, b.process)
+	if b.process, err = b.start(); err != nil {
+		return r, err
+	}
 	if s.Push != "" {
 		// Only an agent that takes them is pushed to, or all senders would begin by backing off.
 		if err := waitForListener(ctx, b.process, pushURL); err != nil {

@@ -77,6 +77,9 @@ func columns(s scenario) []column {
 			}
 			return r.CatchUp.Seconds, true
 		}, 1, true},
+		column{"missing %", func(r result) (float64, bool) {
+			return 100 * float64(r.Missing) / float64(max(r.ServedDown, 1)), true
+		}, 1, false},
 	)
 }
 
@@ -190,6 +193,9 @@ func printTable(w io.Writer, s scenario, results []result) error {
 	}
 	if s.Outage > 0 {
 		fmt.Fprintf(w, ", endpoint down for %s", s.Outage)
+	}
+	if s.Kill {
+		fmt.Fprint(w, ", agent killed and started again in the middle of that")
 	}
 	fmt.Fprint(w, "\n\n")
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)

@@ -142,7 +142,7 @@ type Writer struct {
 	// LabelCacheBytes is the memory for label sets encoded for the wire, per process; at least 1MiB. Default 128MiB.
 	LabelCacheBytes ByteSize `yaml:"label_cache_bytes"`
 	// ReadAheadBytes is how many bytes of batches are read ahead for one endpoint and partition at most; all together
-	// hold at most this times the endpoints times the partitions that this process owns. At least 1MiB. Default 1MiB.
+	// hold at most this times the endpoints times the partitions that this process owns. At least 1MiB. Default 2MiB.
 	ReadAheadBytes ByteSize `yaml:"read_ahead_bytes"`
 	// FreshFirst says which endpoints get new samples before a backlog.
 	FreshFirst FreshFirst `yaml:"fresh_first"`
