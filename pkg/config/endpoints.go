@@ -10,6 +10,8 @@ import (
 
 	promconfig "github.com/prometheus/prometheus/config"
 	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/millrace/millrace/pkg/redact"
 )
 
 // Endpoint is one remote_write item.
@@ -51,7 +53,7 @@ func (d *document) endpoints(cfg *promconfig.Config) ([]Endpoint, Errors) {
 			if i < len(nodes) {
 				p = p.below(nodes[i], "url")
 			}
-			errs = append(errs, p.error(fmt.Sprintf("%q is no HTTP URL", redactURLs(rw.URL.Redacted())),
+			errs = append(errs, p.error(fmt.Sprintf("%q is no HTTP URL", redact.URLs(rw.URL.Redacted())),
 				"write it as https://host/path"))
 		}
 		endpoints[i] = Endpoint{

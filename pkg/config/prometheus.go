@@ -12,6 +12,8 @@ import (
 
 	promconfig "github.com/prometheus/prometheus/config"
 	"gopkg.in/yaml.v3"
+
+	"github.com/millrace/millrace/pkg/redact"
 )
 
 // loadPrometheus has Prometheus parse the document without its millrace block, and refuses what an agent refuses.
@@ -66,7 +68,7 @@ func (d *document) prometheusErrors(err error) Errors {
 	if strings.HasPrefix(text, "yaml: ") {
 		return Errors{yamlError(d.file, d.rest, text)}
 	}
-	e := d.locate(text).error(redactURLs(text), "")
+	e := d.locate(text).error(redact.URLs(text), "")
 	e.Remedy, e.cause = d.remedyFor(text, e.Key), err
 	return Errors{e}
 }
@@ -90,11 +92,11 @@ func (d *document) explainType(e *Error, text string) {
 		e.Key, e.Message, e.Remedy = d.keyAt(e.Line, name), "is there twice", "keep one"
 		return
 	}
-	e.Key, e.Message, e.Remedy = d.keyAt(e.Line, ""), redactURLs(text), "correct the value"
+	e.Key, e.Message, e.Remedy = d.keyAt(e.Line, ""), redact.URLs(text), "correct the value"
 	if m := wrongTypePattern.FindStringSubmatch(text); m != nil {
 		have := map[string]string{"seq": "a list", "map": "keys and values"}[m[1]]
 		if have == "" {
-			have = strconv.Quote(redactURLs(m[2]))
+			have = strconv.Quote(redact.URLs(m[2]))
 		}
 		e.Message = "want " + describeGoType(m[3]) + ", have " + have
 	}

@@ -4,19 +4,14 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
-	"strings"
 
 	promconfig "github.com/prometheus/prometheus/config"
 	"gopkg.in/yaml.v3"
+
+	"github.com/millrace/millrace/pkg/redact"
 )
 
-const secretToken = "<secret>"
-
-var (
-	userinfoPattern = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^/?#@\s"']*@`)
-	queryPattern    = regexp.MustCompile(`(?i)([?&](?:[a-z0-9_.-]*(?:key|token|secret|password|passwd|signature)|sig|p)=)[^&#\s"']+`)
-	secretName      = regexp.MustCompile(`(?i)auth|cookie|credential|key|passw|secret|token`)
-)
+var secretName = regexp.MustCompile(`(?i)auth|cookie|credential|key|passw|secret|token`)
 
 // Redacted returns the configuration as YAML for people to read: what Prometheus prints of its part, which hides its
 // secrets, and the millrace block with its defaults filled in. Beyond what Prometheus hides, users and passwords in any
@@ -35,23 +30,15 @@ func (c *Config) Redacted() string {
 	if err != nil {
 		block = fmt.Appendf(nil, "# the millrace block cannot be printed: %s\n", err)
 	}
-	return redactURLs(cfg.String()) + redactURLs(string(block))
+	return redact.URLs(cfg.String()) + redact.URLs(string(block))
 }
 
 func redactHeaders(headers map[string]string) map[string]string {
 	redacted := maps.Clone(headers)
 	for name := range redacted {
 		if secretName.MatchString(name) {
-			redacted[name] = secretToken
+			redacted[name] = redact.Secret
 		}
 	}
 	return redacted
-}
-
-// redactURLs hides users, passwords and secret query parameters of each URL in a text.
-func redactURLs(text string) string {
-	if strings.Contains(text, "://") {
-		text = userinfoPattern.ReplaceAllString(text, "${1}"+secretToken+"@")
-	}
-	return queryPattern.ReplaceAllString(text, "${1}"+secretToken)
 }

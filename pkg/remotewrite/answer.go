@@ -4,12 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/prometheus/storage/remote"
+
+	"github.com/millrace/millrace/pkg/redact"
 )
 
 // maxRetryAfter bounds how long an endpoint can make its sender wait.
@@ -106,7 +107,7 @@ func redirected(resp *http.Response) string {
 		location = to.String()
 	}
 	return cut(fmt.Sprintf("redirected to %s, which was not followed: if that is the endpoint, set its url to it "+
-		"(redirects are followed with follow_redirects: true and only where they are 307 or 308, which keep the request)", redactURLs(location)))
+		"(redirects are followed with follow_redirects: true and only where they are 307 or 308, which keep the request)", redact.URLs(location)))
 }
 
 func written(resp *http.Response) Written {
@@ -128,15 +129,4 @@ func retryAfter(header string, now time.Time) time.Duration {
 		return min(max(date.Sub(now), 0), maxRetryAfter)
 	}
 	return 0
-}
-
-var (
-	userinfoPattern = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)[^/?#@\s"']*@`)
-	secretPattern   = regexp.MustCompile(`(?i)([?&](?:[a-z0-9_.-]*(?:key|token|secret|password|passwd|signature)|sig|p)=)[^&#\s"']+`)
-)
-
-// redactURLs hides users, passwords and secret query parameters of each URL in a text.
-func redactURLs(text string) string {
-	text = userinfoPattern.ReplaceAllString(text, "${1}<secret>@")
-	return secretPattern.ReplaceAllString(text, "${1}<secret>")
 }

@@ -20,6 +20,8 @@ import (
 	"github.com/prometheus/prometheus/storage/remote/azuread"
 	"github.com/prometheus/prometheus/storage/remote/googleiam"
 	"github.com/prometheus/sigv4"
+
+	"github.com/millrace/millrace/pkg/redact"
 )
 
 const (
@@ -78,7 +80,7 @@ func NewClient(name string, rw *promconfig.RemoteWriteConfig) (*Client, error) {
 	c := &Client{
 		name:    name,
 		url:     rw.URL.String(),
-		shown:   redactURLs(rw.URL.String()),
+		shown:   redact.URLs(rw.URL.String()),
 		headers: rw.Headers,
 		timeout: time.Duration(rw.RemoteTimeout),
 		client:  &http.Client{Transport: transport, CheckRedirect: onlyPosts(base.CheckRedirect)},
@@ -197,7 +199,7 @@ func (c *Client) setHeaders(h http.Header, p Protocol, attempt int) {
 
 // failed is the result where there is no answer.
 func (c *Client) failed(o Outcome, err error) Result {
-	message := redactURLs(err.Error())
+	message := redact.URLs(err.Error())
 	return Result{
 		Outcome: o,
 		Message: cut(message),

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
+
+	"github.com/millrace/millrace/pkg/redact"
 )
 
 // Spec says what is to be sent again, and where to, in the words of whoever asks for it.
@@ -156,8 +158,8 @@ func (s *Spec) checkTarget() error {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" {
 		return wrong("url", "write it as https://host/path", "it is no HTTP URL")
 	}
-	if u.User != nil {
-		return wrong("url", "add the endpoint to the configuration and use --endpoint", "it holds a password, and no secret goes onto a subject")
+	if redact.URLs(s.URL) != s.URL {
+		return wrong("url", "add the endpoint to the configuration and use --endpoint", "it holds a secret, and none goes onto a subject or a page")
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 
 // document puts together what was found.
 func (f *found) document() *Document {
-	d := &Document{Version: DocumentVersion, Time: f.now.UTC(), Problems: []string{}}
+	d := &Document{Version: DocumentVersion, Time: f.now.UTC(), Reached: f.reached, Problems: []string{}}
 	d.Members = f.members()
 	d.Shares = f.shares()
 	d.Streams = f.streamList()

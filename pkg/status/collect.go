@@ -31,6 +31,7 @@ const streamTime = 2 * time.Second
 type found struct {
 	now     time.Time
 	self    *Report
+	reached bool // NATS
 	view    fleet.View
 	viewed  bool // view is known
 	reports map[string]*Report
@@ -56,6 +57,7 @@ var ErrNothing = errors.New("there are no streams and no processes of Millrace")
 func Collect(ctx context.Context, src Source) (*Document, error) {
 	f := found{now: time.Now(), self: src.Self, reports: map[string]*Report{}}
 	if src.Conn != nil {
+		f.reached = src.Conn.NC.IsConnected()
 		f.collect(ctx, src)
 	}
 	if src.Self != nil {

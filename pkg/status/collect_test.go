@@ -50,6 +50,9 @@ func TestCollectOverNATS(t *testing.T) {
 	if len(d.Members) != 1 || d.Members[0].State != Starting || len(d.Problems) != 1 || !strings.Contains(d.Problems[0], "not known how TARGETS") {
 		t.Errorf("before there are streams: members %+v, problems %q", d.Members, d.Problems)
 	}
+	if !d.Reached {
+		t.Error("NATS is not reached")
+	}
 
 	if err := conn.Ensure(t.Context(), stream.Layout{Partitions: 2, Replicas: 1}); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ type Document struct {
 	Version int `json:"version"`
 	// Time is when it was collected, by the clock of the process that did.
 	Time time.Time `json:"time"`
+	// Reached says that NATS was reached. Where it was not, all that follows is what the process that was asked knows of itself.
+	Reached bool `json:"reached"`
 	// Problems are sentences about what needs a look, the worst first: what does not work, and what could not be found out.
 	Problems []string `json:"problems"`
 	// Members are the processes, in the order of their IDs.

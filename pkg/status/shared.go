@@ -25,6 +25,9 @@ const (
 	HistoryFresh  = 5 * time.Second
 )
 
+// collectTime bounds a collection, whose questions have time-outs of their own.
+const collectTime = 10 * time.Second
+
 // Get returns what is not older than Fresh.
 func (s *Shared[T]) Get(ctx context.Context) (*T, error) {
 	s.once.Do(func() { s.turn = make(chan struct{}, 1) })
@@ -38,7 +41,10 @@ func (s *Shared[T]) Get(ctx context.Context) (*T, error) {
 		return s.last, nil
 	}
 	at := time.Now()
-	found, err := s.Collect(ctx)
+	// Others wait for it: who asked first and has gone must not leave them with what could be found until then.
+	collecting, cancel := context.WithTimeout(context.WithoutCancel(ctx), collectTime)
+	defer cancel()
+	found, err := s.Collect(collecting)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // TestManyWhoAskAtOnceShareADocument counts how often the fleet is asked.
@@ -32,6 +33,24 @@ func TestManyWhoAskAtOnceShareADocument(t *testing.T) {
 	}
 	if n := asked.Load(); n != 1 {
 		t.Errorf("the fleet was asked %d times", n)
+	}
+}
+
+// TestWhoGoesLeavesAWholeDocument has the one who asked first go while the fleet is asked.
+func TestWhoGoesLeavesAWholeDocument(t *testing.T) {
+	ctx, gone := context.WithCancel(t.Context())
+	s := Shared[Document]{Fresh: time.Hour, Collect: func(ctx context.Context) (*Document, error) {
+		gone()
+		if _, ends := ctx.Deadline(); !ends {
+			t.Error("the collection may last for ever")
+		}
+		return &Document{Reached: ctx.Err() == nil}, nil
+	}}
+	if _, err := s.Get(ctx); err != nil {
+		t.Error(err)
+	}
+	if d, err := s.Get(t.Context()); err != nil || !d.Reached {
+		t.Errorf("the next one gets %+v, %v", d, err)
 	}
 }
 

@@ -97,7 +97,6 @@ func (s *Server) routes() http.Handler {
 	}
 	s.replayRoutes(handle)
 	handle("GET /debug/pprof/", http.HandlerFunc(pprof.Index))
-	handle("GET /debug/pprof/cmdline", http.HandlerFunc(pprof.Cmdline))
 	handle("GET /debug/pprof/profile", http.HandlerFunc(pprof.Profile))
 	handle("GET /debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
 	handle("POST /debug/pprof/symbol", http.HandlerFunc(pprof.Symbol))
@@ -128,7 +127,8 @@ func setSecurityHeaders(w http.ResponseWriter, r *http.Request) {
 		"Content-Security-Policy": policy,
 		"X-Content-Type-Options":  "nosniff",
 		"X-Frame-Options":         "deny",
-		"Referrer-Policy":         "no-referrer",
+		// With "no-referrer", browsers would say of a form that it comes from nowhere, and it would be refused.
+		"Referrer-Policy": "same-origin",
 	} {
 		if w.Header().Get(name) == "" {
 			w.Header().Set(name, value)

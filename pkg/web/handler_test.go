@@ -49,7 +49,7 @@ func TestRoutesAnswerTheirMethodsOnly(t *testing.T) {
 		{"GET", "/debug/pprof/", 200},
 		{"GET", "/debug/pprof/goroutine?debug=1", 200},
 		{"GET", "/debug/pprof/heap", 200},
-		{"GET", "/debug/pprof/cmdline", 200},
+		{"GET", "/debug/pprof/cmdline", 404},
 		{"GET", "/debug/pprof/symbol", 200},
 		{"GET", "/debug/pprof/trace?seconds=0.01", 200},
 		{"GET", "/assets/page.css", 200},
@@ -70,7 +70,7 @@ func TestRoutesAnswerTheirMethodsOnly(t *testing.T) {
 		for header, want := range map[string]string{
 			"X-Content-Type-Options":  "nosniff",
 			"X-Frame-Options":         "deny",
-			"Referrer-Policy":         "no-referrer",
+			"Referrer-Policy":         "same-origin",
 			"Content-Security-Policy": "default-src 'none'; ",
 		} {
 			if got := w.Header().Get(header); !strings.HasPrefix(got, want) {

@@ -29,7 +29,7 @@ const (
 type overview struct {
 	// Summary says in a sentence what flows.
 	Summary string
-	// Reached is false where NATS does not answer: then all that is shown is what this process knows.
+	// Reached is false where this process does not reach NATS: then all that is shown is what it knows of itself.
 	Reached      bool
 	Problems     []string
 	MoreProblems int
@@ -123,7 +123,7 @@ func (s *Server) viewOverview(ctx context.Context, _ *http.Request) (view, error
 
 // overviewOf works out what the page shows. targets counts all targets; nil where that is not known.
 func overviewOf(d *status.Document, targets *status.Pool) *overview {
-	o := &overview{Reached: slices.ContainsFunc(d.Streams, func(s status.Stream) bool { return s.State != status.Unknown })}
+	o := &overview{Reached: d.Reached}
 	o.Way = wayOf(d, targets)
 	o.Summary = summary(d)
 	o.Problems = append(slices.Clone(d.Problems), further(d, targets)...)

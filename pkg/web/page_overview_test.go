@@ -16,7 +16,7 @@ import (
 func sampleFleet() *status.Document {
 	now := time.Now()
 	return &status.Document{
-		Version: 1, Time: now, Problems: []string{"nobody owns 3 of the 256 shares of scraper"},
+		Version: 1, Time: now, Reached: true, Problems: []string{"nobody owns 3 of the 256 shares of scraper"},
 		Members: []status.Member{
 			{
 				ID: "host-a-1", Host: "host-a", Address: ":9474", Asked: true, Version: "1.2.3", ConfigHash: "f00d", Started: now.Add(-time.Hour), LastSeen: now, State: status.Ready,
@@ -81,6 +81,7 @@ func TestOverviewWithoutNATS(t *testing.T) {
 	s := newServer(t, func(c *Config) {
 		c.Fleet = func(context.Context) (*status.Document, error) {
 			d := sampleFleet()
+			d.Reached = false
 			d.Members, d.Shares, d.Problems = d.Members[1:], nil, []string{"it is not known how FRAMES stand: timeout"}
 			for i := range d.Streams {
 				d.Streams[i] = status.Stream{Name: d.Streams[i].Name, State: status.Unknown, Error: "timeout"}

@@ -269,7 +269,7 @@ func TestRulesAreTried(t *testing.T) {
 	shows(t, "the form", do(t, s, "GET", "/relabel"), 200, `<optgroup label="relabel_configs"><option value="relabel_configs node">node (1 rule)</option>`, `data-refresh="0"`)
 	rules := "- source_labels: [job]\n  target_label: team\n- regex: instance\n  action: labeldrop\n- source_labels: [job]\n  regex: web\n  action: drop\n"
 	sets := "up{job=\"api\", instance=\"a\"}\n\n up{job=\"web\"}\n"
-	shows(t, "written rules", post(t, s, "/relabel", url.Values{"rules": {rules}, "labels": {sets}}), 200, "What came of it", `aria-label="added"`, `team=<q>api</q>`, `aria-label="removed"`, "no change",
+	shows(t, "written rules", post(t, s, "/relabel", url.Values{"rules": {rules}, "labels": {sets}}), 200, "What came of it", `<span class="unseen">added</span>`, `team=<q>api</q>`, `<span class="unseen">removed</span>`, "no change",
 		`{__name__="up", job="api", team="api"}`, `<p class="state bad">dropped</p>`, "target_label: team")
 	shows(t, "an endpoint's", post(t, s, "/relabel", url.Values{"of": {"write_relabel_configs mimir"}, "labels": {`up{zone="x"}`}}), 200, "external_labels", `cluster=<q>c1</q>`, `was <span class="mono"><q>x</q>`, "selected>mimir")
 	shows(t, "to be edited", post(t, s, "/relabel", url.Values{"of": {"relabel_configs node"}, "do": {"edit"}, "labels": {"{}"}}), 200, "target_label: zone\n", `<option value="">those written below`)

@@ -207,20 +207,26 @@ func TestFormsOfPages(t *testing.T) {
 	mux := http.NewServeMux()
 	s.pageRoute(&p, mux.Handle)
 	for _, tc := range []struct {
-		name, form, site string
-		code             int
-		location, body   string
+		name, form, site, origin string
+		code                     int
+		location, body           string
 	}{
-		{"done, and sent on", "name=a", "same-origin", 303, "form?done=a", ""},
-		{"by a program", "name=b", "", 303, "form?done=b", ""},
-		{"refused, and said why", "name=", "same-origin", 400, "", "a name is &lt;missing&gt;"},
-		{"from another site", "name=c", "cross-site", 403, "", ""},
-		{"too large", "name=" + strings.Repeat("x", maxFormBytes), "same-origin", 400, "", "reading the form"},
+		{"done, and sent on", "name=a", "same-origin", "", 303, "form?done=a", ""},
+		{"by a program", "name=b", "", "", 303, "form?done=b", ""},
+		{"by a browser, without TLS", "name=d", "", "http://example.com", 303, "form?done=d", ""},
+		{"refused, and said why", "name=", "same-origin", "", 400, "", "a name is &lt;missing&gt;"},
+		{"from another site", "name=c", "cross-site", "", 403, "", ""},
+		{"from another site, without TLS", "name=c", "", "http://other.example", 403, "", ""},
+		{"from a page without a site", "name=c", "", "null", 403, "", ""},
+		{"too large", "name=" + strings.Repeat("x", maxFormBytes), "same-origin", "", 400, "", "reading the form"},
 	} {
 		r := httptest.NewRequest("POST", "/form", strings.NewReader(tc.form))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		if tc.site != "" {
 			r.Header.Set("Sec-Fetch-Site", tc.site)
+		}
+		if tc.origin != "" {
+			r.Header.Set("Origin", tc.origin)
 		}
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, r)
@@ -231,7 +237,7 @@ func TestFormsOfPages(t *testing.T) {
 			t.Errorf("%s: the page loads itself again, without what was filled in", tc.name)
 		}
 	}
-	if got := strings.Join(done, " "); got != "a b" {
+	if got := strings.Join(done, " "); got != "a b d" {
 		t.Errorf("done: %q", got)
 	}
 }

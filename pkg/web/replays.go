@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 
 	"gopkg.in/yaml.v3"
@@ -64,15 +65,13 @@ func (s *Server) startReplay(r *http.Request) (any, *apiError) {
 	return replayAnswer(s.cfg.Replays.Start(r.Context(), req.Spec, req.Hold))
 }
 
-var errUntrusted = errors.New("url: whoever may have samples sent to any address could read them all, so this is only taken from this machine, or where --web.config.file asks for a password or a " +
+var errUntrusted = errors.New("url: whoever may have samples sent to any address could read them all, so this is only taken from this machine, to localhost, or where --web.config.file asks for a password or a " +
 	"client certificate; add the endpoint to the configuration and use endpoint")
 
 // trusts reports whether a request comes from this machine, or from somebody whom the web configuration file has made show who it is.
 func (s *Server) trusts(r *http.Request) bool {
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		if ip := net.ParseIP(host); ip != nil && ip.IsLoopback() {
-			return true
-		}
+	if isLocal(r) {
+		return true
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		return true
@@ -88,6 +87,19 @@ func (s *Server) trusts(r *http.Request) bool {
 		Users map[string]string `yaml:"basic_auth_users"`
 	}
 	return yaml.Unmarshal(content, &file) == nil && len(file.Users) > 0 // which every request has passed
+}
+
+// isLocal reports whether a request comes from this machine, and is meant for it. A page of another site whose name leads a browser here asks for that name, and a proxy
+// says for whom it asks.
+func isLocal(r *http.Request) bool {
+	return isLoopback(r.RemoteAddr) && isLoopback(r.Host) && r.Header.Get("X-Forwarded-For") == "" && r.Header.Get("Forwarded") == ""
+}
+
+// isLoopback reports whether an address, with or without a port, is one of this machine only.
+func isLoopback(address string) bool {
+	host := (&url.URL{Host: address}).Hostname()
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 func replayAnswer[T any](data T, err error) (any, *apiError) {

@@ -75,10 +75,13 @@ func TestReplaysAreStartedShownAndStopped(t *testing.T) {
 	if code, text, _ := ask("POST", path, `{"name":"x","from":"-2h","endpoint":"prod"}`); code != http.StatusConflict || !strings.HasPrefix(text, "conflict") {
 		t.Errorf("another replay of the same name: %d %s", code, text)
 	}
-	toURL := func(s *Server, from string) int {
+	toURL := func(s *Server, from, host, proxy string) int {
 		t.Helper()
 		r := httptest.NewRequest("POST", path, strings.NewReader(`{"name":"u","from":"-1h","url":"http://192.0.2.1/","hold":true}`))
-		r.RemoteAddr = from
+		r.RemoteAddr, r.Host = from, host
+		if proxy != "" {
+			r.Header.Set("X-Forwarded-For", proxy)
+		}
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, r)
 		return w.Code
@@ -88,8 +91,21 @@ func TestReplaysAreStartedShownAndStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	guarded := newServer(t, func(c *Config) { c.Replays, c.WebConfigFile = s.cfg.Replays, users })
-	if a, b, c := toURL(s, "192.0.2.7:1000"), toURL(s, "[::1]:1000"), toURL(guarded, "192.0.2.7:1000"); a != 403 || b != 200 || c != 200 {
-		t.Errorf("a replay to any address: from elsewhere %d, from this machine %d, with a password %d", a, b, c)
+	for _, c := range []struct {
+		what, from, host, proxy string
+		to                      *Server
+		code                    int
+	}{
+		{"from elsewhere", "192.0.2.7:1000", "localhost:9474", "", s, 403},
+		{"from this machine", "[::1]:1000", "[::1]:9474", "", s, 200},
+		{"from this machine, by name", "127.0.0.1:1000", "localhost", "", s, 200},
+		{"from a page whose name leads here", "127.0.0.1:1000", "evil.example:9474", "", s, 403},
+		{"from a proxy", "127.0.0.1:1000", "localhost:9474", "192.0.2.7", s, 403},
+		{"with a password", "192.0.2.7:1000", "millrace:9474", "", guarded, 200},
+	} {
+		if code := toURL(c.to, c.from, c.host, c.proxy); code != c.code {
+			t.Errorf("a replay to any address, %s: %d, want %d", c.what, code, c.code)
+		}
 	}
 	for _, method := range []string{"POST", "DELETE"} {
 		target := map[string]string{"POST": path, "DELETE": path + "/x"}[method]

@@ -92,6 +92,11 @@ func (o *targetsOptions) collect(ctx context.Context, ask askTargets) (*status.T
 			all = page
 		} else {
 			all.Targets = append(all.Targets, page.Targets...)
+			for _, p := range page.Problems {
+				if !slices.Contains(all.Problems, p) {
+					all.Problems = append(all.Problems, p)
+				}
+			}
 		}
 		all.Next, all.Previous = next, ""
 		if next == "" || len(page.Targets) == 0 || o.limit > 0 && len(all.Targets) >= o.limit {

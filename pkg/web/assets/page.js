@@ -65,6 +65,7 @@
         return;
       }
       document.title = page.title;
+      document.body.dataset.refresh = page.body.dataset.refresh;
       becomeInside(document.body, page.body);
       since = Date.now();
     } catch (err) {

@@ -50,10 +50,13 @@ func chromium(t *testing.T) string {
 	return path
 }
 
-// startBrowser runs Chromium until the test ends. It looks at the pages of the process at origin.
+// startBrowser runs Chromium until the test ends. It looks at the pages of the process at origin, on this machine, and takes them for those of another one: browsers trust
+// what comes from localhost, and tell it more.
 func startBrowser(t *testing.T, path, origin string) *browser {
 	t.Helper()
-	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.DisableGPU)
+	const name = "fleet.example"
+	origin = strings.Replace(origin, "127.0.0.1", name, 1)
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.DisableGPU, chromedp.Flag("host-resolver-rules", "MAP "+name+" 127.0.0.1"))
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox)
 	}

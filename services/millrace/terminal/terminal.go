@@ -40,6 +40,7 @@ func Open(in, out *os.File) (*Terminal, error) {
 	}
 	t := &Terminal{in: in, out: out, keys: make(chan Key, 16), redraw: make(chan struct{}, 1)}
 	if err := t.take(); err != nil {
+		t.giveBack()
 		return nil, err
 	}
 	t.watch()
