@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -121,7 +122,7 @@ func (c *Claim) act(ctx context.Context, leases jetstream.KeyValue) (changed <-c
 	paused := f.pauses != c.pauses
 	c.pauses = f.pauses
 	var lost, give []int
-	take := map[int]Lease{}
+	take, left := map[int]Lease{}, map[int]uint64{}
 	if f.members != nil && f.leases != nil {
 		leases := make([]Lease, c.shares)
 		owners := make([]string, c.shares)
@@ -141,6 +142,8 @@ func (c *Claim) act(ctx context.Context, leases jetstream.KeyValue) (changed <-c
 				give = append(give, share)
 			case !mine && wanted && (!alive || lease.Owner == f.cfg.Self.ID):
 				take[share] = lease
+			case !mine && lease.Owner == f.cfg.Self.ID: // it could not be freed, or nobody said that it was taken
+				left[share] = lease.Epoch
 			}
 		}
 	}
@@ -154,6 +157,9 @@ func (c *Claim) act(ctx context.Context, leases jetstream.KeyValue) (changed <-c
 	}
 	if len(give) > 0 {
 		again = c.give(ctx, leases, give) || again
+	}
+	if len(left) > 0 {
+		again = c.release(ctx, leases, left) || again
 	}
 	if len(take) > 0 {
 		again = c.take(ctx, leases, take) || again
@@ -172,6 +178,14 @@ func (c *Claim) members() []string {
 	return ids
 }
 
+// holds reports whether this process works on a share.
+func (c *Claim) holds(share int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.held[share]
+	return ok
+}
+
 func (c *Claim) drop(shares []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,26 +200,43 @@ func (c *Claim) give(ctx context.Context, leases jetstream.KeyValue, shares []in
 	held := c.Held()
 	c.holder.Give(shares, false)
 	c.drop(shares)
-	var g errgroup.Group
-	g.SetLimit(parallel)
-	for _, share := range shares {
-		g.Go(func() error { return c.free(ctx, leases, share, held[share]) })
-	}
-	if err := g.Wait(); err != nil {
-		c.fleet.log.Warn("Cannot free leases; the others wait until this process is gone", "service", c.service, "err", err)
-		failed = true
-	}
+	maps.DeleteFunc(held, func(share int, _ uint64) bool { return !slices.Contains(shares, share) })
+	failed = c.release(ctx, leases, held)
 	c.fleet.metrics.given.WithLabelValues(c.service).Add(float64(len(shares)))
 	c.fleet.log.Info("Shares have been handed on", "service", c.service, "shares", len(shares), "took", time.Since(start).Round(time.Millisecond))
 	return failed
 }
 
+// release frees leases of shares on which this process does not work, given their epochs. Until that has worked nobody else can take them: act comes back to those that are left.
+func (c *Claim) release(ctx context.Context, leases jetstream.KeyValue, epochs map[int]uint64) (failed bool) {
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	for share, epoch := range epochs {
+		g.Go(func() error { return c.free(ctx, leases, share, epoch) })
+	}
+	if err := g.Wait(); err != nil {
+		c.fleet.log.Warn("Cannot free leases; the others wait until that works or this process is gone", "service", c.service, "err", err)
+		return true
+	}
+	return false
+}
+
 func (c *Claim) free(ctx context.Context, leases jetstream.KeyValue, share int, epoch uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	err := leases.Delete(ctx, leaseKey(c.service, share), jetstream.LastRevision(epoch))
-	if err != nil && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+	key := leaseKey(c.service, share)
+	err := leases.Delete(ctx, key, jetstream.LastRevision(epoch))
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return nil // whose it is comes by the watch
+	}
+	if err != nil {
 		return fmt.Errorf("freeing the lease of share %d: %w", share, err)
+	}
+	f := c.fleet
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.leases[key].Epoch == epoch {
+		f.leases[key] = Lease{Epoch: epoch} // or act would free it again before the watch tells
 	}
 	return nil
 }

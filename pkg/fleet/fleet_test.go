@@ -103,7 +103,12 @@ type member struct {
 
 func (w *world) join(id string) *member {
 	w.t.Helper()
-	m := &member{w: w, id: id, conn: w.connect(), reg: prometheus.NewPedanticRegistry()}
+	return w.joinOn(id, w.connect())
+}
+
+func (w *world) joinOn(id string, conn *stream.Conn) *member {
+	w.t.Helper()
+	m := &member{w: w, id: id, conn: conn, reg: prometheus.NewPedanticRegistry()}
 	m.Fleet = New(Config{
 		Conn: m.conn, Self: Member{ID: id, Host: "host", Services: []string{service}}, TTL: w.ttl, Logger: slog.New(slog.DiscardHandler), Registerer: m.reg,
 	})

@@ -38,7 +38,7 @@ func (f *Fleet) View() (v View, known bool) {
 }
 
 // free returns how many shares nobody alive owns, by service: of the services that this process runs, and of those that have had owners before, since
-// where all of their members are gone nobody else would tell.
+// where all of their members are gone nobody else would tell. A lease of this process that it could not free, or does not know that it has, is free too: nobody works on its share.
 func (f *Fleet) free() map[string]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -60,7 +60,7 @@ func (f *Fleet) free() map[string]int {
 			free[service] += 0 // all of them have owners, until one has not
 		case c == nil:
 			free[service]++
-		case alive && share < c.shares:
+		case alive && share < c.shares && (l.Owner != f.cfg.Self.ID || c.holds(share)):
 			free[service]--
 		}
 	}
