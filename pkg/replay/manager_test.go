@@ -182,6 +182,18 @@ func TestAReplayIsHeldGoesOnAndIsRemoved(t *testing.T) {
 	state(m.start(t, spec, false), Running)
 }
 
+func TestAReplayWhoseEndpointHasGoneSaysSo(t *testing.T) {
+	m := newManager(t)
+	m.publish(t, m.Conn.Frames(0), 1)
+	if st := m.start(t, Spec{Name: "x", From: "-1h", Endpoint: "prod"}, false); st.Waiting != "" {
+		t.Errorf("it waits for %s", st.Waiting)
+	}
+	m.Endpoints = func() []string { return []string{"dev"} }
+	if st, err := m.Get(t.Context(), "x"); err != nil || st.State != Running || !strings.Contains(st.Waiting, `no endpoint "prod" any more`) {
+		t.Errorf("told as %+v, %v", st, err)
+	}
+}
+
 func TestNamesAreGivenWhereThereIsNone(t *testing.T) {
 	m := newManager(t)
 	a, b := m.start(t, Spec{From: "-1h", Endpoint: "prod"}, false), m.start(t, Spec{From: "-1h", Endpoint: "prod"}, false)

@@ -115,7 +115,7 @@ func plan(ctx context.Context, conn *stream.Conn, spec Spec, partitions int, now
 		r.Parts = append(r.Parts, part)
 	}
 	// Behind what was counted: a replay is to read no less, or it would miss messages that were not there to be read.
-	state, err := stateOf(ctx, conn, name)
+	state, err := conn.State(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -134,19 +134,6 @@ func plan(ctx context.Context, conn *stream.Conn, spec Spec, partitions int, now
 		}
 	}
 	return r, nil
-}
-
-func stateOf(ctx context.Context, conn *stream.Conn, name string) (stream.State, error) {
-	states, err := conn.States(ctx)
-	if err != nil {
-		return stream.State{}, err
-	}
-	for _, s := range states {
-		if s.Stream == name {
-			return s, nil
-		}
-	}
-	return stream.State{}, fmt.Errorf("stream %s: %w", name, stream.ErrMissing)
 }
 
 // Progress is what has become of one part's samples up to its position. It is the position's note.

@@ -2,6 +2,8 @@ package replay
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"time"
 )
 
@@ -101,8 +103,11 @@ func (m *Manager) status(ctx context.Context, rec *Record) (Status, error) {
 	if st.State == Running && rec.Stopped {
 		st.State = Stopped
 	}
-	if st.State != Running {
+	switch {
+	case st.State != Running:
 		st.Waiting = ""
+	case m.Endpoints != nil && rec.Spec.Endpoint != "" && !slices.Contains(m.Endpoints(), rec.Spec.Endpoint):
+		st.Waiting = fmt.Sprintf("waiting: the configuration has no endpoint %q any more; add it again, or stop the replay", rec.Spec.Endpoint)
 	}
 	return st, nil
 }

@@ -79,6 +79,7 @@ type Mailbox struct {
 type source struct {
 	oc     jetstream.Consumer
 	it     jetstream.MessagesContext
+	first  uint64        // the number of the first message that it delivers, or one before
 	asking chan struct{} // has room for the one Pending that waits for its answer
 }
 
@@ -151,7 +152,13 @@ func (m *Mailbox) consume(ctx context.Context) (*source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading %s from %d: %w", m.cfg.Filter, first, err)
 	}
-	return &source{oc: oc, it: it, asking: make(chan struct{}, 1)}, nil
+	return &source{oc: oc, it: it, first: first, asking: make(chan struct{}, 1)}, nil
+}
+
+// letGo ends the source, and removes its consumer from the server, which would keep it for [idleConsumer]. The client may wait for the server in that.
+func (m *Mailbox) letGo(s *source) {
+	s.it.Stop()
+	m.conn.removeConsumer(m.cfg.Stream, s.oc)
 }
 
 func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
@@ -237,8 +244,11 @@ func (m *Mailbox) guard(ctx context.Context) {
 		asked, cancel := context.WithTimeout(ctx, guardEvery)
 		n, err := m.Pending(asked)
 		cancel()
-		if err == nil && n == 0 {
-			well = time.Now()
+		m.mu.Lock()
+		read = m.last
+		m.mu.Unlock()
+		if err == nil && n == 0 || read != last {
+			well, last = time.Now(), read
 		}
 		if time.Since(well) < vainTime || ctx.Err() != nil {
 			continue
@@ -251,24 +261,27 @@ func (m *Mailbox) guard(ctx context.Context) {
 	}
 }
 
-// renew goes on with another consumer.
+// renew goes on with another consumer, unless the reader has meanwhile got on by the one that it has.
 func (m *Mailbox) renew(ctx context.Context) error {
 	m.renewing.Lock()
 	defer m.renewing.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, vainTime)
 	defer cancel()
-	old := m.source.Load()
-	m.mu.Lock()
-	m.source.Store(nil) // from here on Next takes nothing, so that m.last stays
-	m.mu.Unlock()
 	s, err := m.consume(ctx)
 	if err != nil {
-		m.source.Store(old)
 		return err
 	}
-	m.source.Store(s)
-	go m.pump(s)
-	go old.it.Stop() // the client may wait
+	m.mu.Lock()
+	behind := m.last+1 == s.first
+	old := s
+	if behind {
+		old = m.source.Swap(s)
+	}
+	m.mu.Unlock()
+	if behind {
+		go m.pump(s)
+	}
+	go m.letGo(old)
 	return nil
 }
 
@@ -406,9 +419,6 @@ func (m *Mailbox) Pending(ctx context.Context) (uint64, error) {
 		err  error
 	}
 	s := m.source.Load()
-	if s == nil {
-		return 0, fmt.Errorf("asking how much of %s is unread: %w", m.cfg.Filter, errAsking)
-	}
 	select {
 	case s.asking <- struct{}{}: // several ask at the same times, and most answers come at once
 	case <-ctx.Done():
@@ -481,9 +491,7 @@ func (m *Mailbox) Close() {
 	close(m.closing)
 	stopped := make(chan struct{})
 	go func() {
-		if s := m.source.Load(); s != nil {
-			s.it.Stop()
-		}
+		m.letGo(m.source.Load())
 		close(stopped)
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

@@ -457,6 +457,31 @@ func TestPendingCountsWhatWasNotRead(t *testing.T) {
 	pending(0)
 }
 
+// TestNoConsumerIsLeftBehind counts what the server keeps of mailboxes that have another consumer, or are closed, and of a past that was read.
+func TestNoConsumerIsLeftBehind(t *testing.T) {
+	c := newConn(t)
+	publish(t, c, c.Frames(0), "a", "b")
+	consumers := func(n int) func() bool {
+		return func() bool {
+			info, err := c.streamInfo(t.Context(), Frames)
+			return err == nil && info.State.Consumers == n
+		}
+	}
+	m := open(t, c)
+	expect(t, m, "a")
+	if err := m.renew(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await.True(t, "one consumer", consumers(1))
+	expect(t, m, "b")
+	m.Close()
+	await.True(t, "no consumer", consumers(0))
+	if err := c.Past(t.Context(), Frames, c.Frames(0), time.Unix(0, 0), func(Message) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	await.True(t, "no consumer", consumers(0))
+}
+
 func TestAPositionOfANewerMillraceIsLeftAlone(t *testing.T) {
 	c := newConn(t)
 	kv, err := c.JS.KeyValue(t.Context(), c.Bucket(positions))

@@ -37,7 +37,10 @@ func (c *Conn) Past(ctx context.Context, stream, subject string, since time.Time
 	messages, closing := make(chan delivery), make(chan struct{})
 	defer func() {
 		close(closing)
-		go it.Stop() // while the server is away, the client lets go only after some time
+		go func() { // while the server is away, the client lets go only after some time
+			it.Stop()
+			c.removeConsumer(stream, oc)
+		}()
 	}()
 	go func() { // and it waits for messages as long, whatever a context says
 		for {

@@ -106,7 +106,7 @@ func (p *partition) openBacklog() error {
 // stale reports whether new samples are not to wait for a message.
 func (p *partition) stale(msg stream.Message) bool {
 	f := p.ep.cfg.FreshFirst
-	return f != nil && p.gap == nil && p.part == nil && time.Since(msg.Time) > f.After && !p.back.Load().full()
+	return f != nil && p.gap == nil && p.part == nil && time.Since(msg.Time) > f.After && time.Now().After(p.notBefore) && !p.back.Load().full()
 }
 
 // newTime is how old messages may be that still go out at once: what is scraped after an endpoint's return, and before a writer has found out by its next try, is among them.
@@ -134,18 +134,14 @@ func (p *partition) jump(ctx, work context.Context, msg stream.Message) (bool, e
 			return false, ctx.Err()
 		}
 	}
-	conn := p.conn()
-	last, err := conn.Last(ctx, stream.Frames, conn.Frames(p.number))
-	if err != nil {
-		return false, fmt.Errorf("looking for the end of the backlog: %w", err)
+	end, isNew, err := p.backlogEnd(ctx)
+	if err != nil && ctx.Err() == nil {
+		p.notBefore = time.Now().Add(3 * endTime)
+		p.log.Warn("Cannot find where the backlog ends; new samples wait for it, until that is tried again", "err", err)
+		return false, nil
 	}
-	end := last.Seq
-	isNew, err := conn.CutAt(ctx, stream.Frames, conn.Frames(p.number), time.Now().Add(-min(newTime, p.ep.cfg.FreshFirst.After/2)))
 	if err != nil {
-		return false, fmt.Errorf("looking for what is new: %w", err)
-	}
-	if isNew.Later > 0 {
-		end = isNew.Before
+		return false, err
 	}
 	if end <= msg.Seq {
 		return false, nil
@@ -160,7 +156,7 @@ func (p *partition) jump(ctx, work context.Context, msg stream.Message) (bool, e
 	if n, err := p.mb.Pending(ctx); err == nil {
 		g.Messages = 1 + n
 	}
-	g.Messages -= min(g.Messages, isNew.Later)
+	g.Messages -= min(g.Messages, isNew)
 	if h, err := frame.ReadHeader(msg.Data); err == nil {
 		g.Oldest = min(g.Oldest, h.MinTime)
 	}
@@ -171,6 +167,28 @@ func (p *partition) jump(ctx, work context.Context, msg stream.Message) (bool, e
 	p.reading.Store(0)
 	p.behind.Store(0)
 	return true, p.mb.Reread(ctx)
+}
+
+// endTime is how long it may take to find where a backlog ends. A consumer on a NATS server that is lost then may not answer before the server is back.
+const endTime = 10 * time.Second
+
+// backlogEnd returns the number of the last message that is not new, and how many are.
+func (p *partition) backlogEnd(ctx context.Context) (end, isNew uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	conn := p.conn()
+	last, err := conn.Last(ctx, stream.Frames, conn.Frames(p.number))
+	if err != nil {
+		return 0, 0, err
+	}
+	cut, err := conn.CutAt(ctx, stream.Frames, conn.Frames(p.number), time.Now().Add(-min(newTime, p.ep.cfg.FreshFirst.After/2)))
+	if err != nil {
+		return 0, 0, err
+	}
+	if cut.Later > 0 {
+		return cut.Before, cut.Later, nil
+	}
+	return last.Seq, 0, nil
 }
 
 // add moves the position behind a new gap. Where nothing was read since the last one, that grows.

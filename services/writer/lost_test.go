@@ -141,6 +141,24 @@ func TestMessagesThatCannotBeReadArePassedOverAndCounted(t *testing.T) {
 	}
 }
 
+// TestSamplesThatDoNotFitTheirDictionaryAreCountedAsLost has frames of which nobody but who has their dictionary can see that they are wrong, and who waits for a newer version says so.
+func TestSamplesThatDoNotFitTheirDictionaryAreCountedAsLost(t *testing.T) {
+	r, e := newRig(t), newRecorder(t)
+	cfg := e.endpoint("prod")
+	s := r.start([]Endpoint{cfg})
+	d := r.named("x", 2)
+	r.announce(0, d, cfg)
+	good, wrong := r.floats(d, 1000, 1), r.floats(d, 1001, 1)
+	wrong.Sections[0].Series, wrong.Sections[0].Values = 3, []float64{1, 2, 3}
+	r.send(0, good, wrong, r.floats(d, 1002, 1))
+	if d := cmp.Diff([]int64{1000, 1000, 1002, 1002}, timesOf(e.wait(4))); d != "" {
+		t.Errorf("samples (-want +got):\n%s", d)
+	}
+	await.True(t, "the count", func() bool { return s.value(t, "millrace_writer_lost_samples_total", "prod") == 3 })
+	r.publish(r.conn.Frames(0), []byte{99, 1, 2, 3})
+	await.True(t, "on what it waits", func() bool { return strings.Contains(s.Status()[0].Waiting, "version 99") })
+}
+
 func TestMessagesOfANewerVersionWait(t *testing.T) {
 	r, e := newRig(t), newRecorder(t)
 	cfg := e.endpoint("prod")

@@ -55,6 +55,8 @@ type partition struct {
 	back atomic.Pointer[backlog]   // what was passed over and is not sent; nil where that cannot be
 	side atomic.Pointer[partition] // the reader of a gap of it
 
+	notBefore time.Time // a backlog is not passed over earlier, since where it ends could not be found out
+
 	took   time.Duration // that the endpoint took for the present request
 	nextAt time.Time     // when the next request of a gap may go out, and its share begins
 
@@ -117,6 +119,7 @@ func (p *partition) Serve(ctx context.Context) error {
 	if err := p.mark(ctx); err != nil {
 		return err
 	}
+	p.setWaiting("")
 	// When ctx ends, no other message is begun, but what is begun is finished where the endpoint takes it, so that a planned stop
 	// repeats nothing.
 	p.stopping = ctx
@@ -161,10 +164,11 @@ func (p *partition) Serve(ctx context.Context) error {
 	p.sending.Store(0)
 	p.behind.Store(0)
 	p.unsent.Store(0)
-	p.setWaiting("") // whoever has the partition next says on what it waits
 	if cause := context.Cause(work); !errors.Is(cause, context.Canceled) {
+		p.setWaiting("waiting: " + cause.Error()) // it is tried again
 		return cause
 	}
+	p.setWaiting("") // whoever has the partition next says on what it waits
 	return nil
 }
 
@@ -337,7 +341,10 @@ func (p *partition) sections(ctx context.Context) error {
 		if s == nil {
 			continue
 		}
-		if err := p.section(ctx, &p.frame, s); err != nil {
+		switch err := p.section(ctx, &p.frame, s); {
+		case errors.Is(err, frame.ErrCorrupt): // what stands behind it must not wait for ever
+			p.ep.lost(uint64(len(s.Values)+len(s.Histograms)), fmt.Sprintf("they do not fit their dictionary: %v", err), p.number)
+		case err != nil:
 			return err
 		}
 	}

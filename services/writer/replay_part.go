@@ -134,7 +134,7 @@ func (p *partition) replay(ctx, work context.Context) error {
 // interval is what a reader has to read that does not go on for ever.
 type interval struct {
 	end     uint64                                      // the last message
-	empty   func(context.Context) bool                  // asked where none comes: whether there are no more
+	empty   func(context.Context) bool                  // asked where none comes, or seems to follow: whether there are no more
 	message func(context.Context, stream.Message) error // takes one of them
 	finish  func(context.Context) error                 // notes the end with the last request
 }
@@ -160,7 +160,7 @@ func (p *partition) readUpToEnd(ctx, work context.Context, x interval) error {
 				return fmt.Errorf("message %d of partition %d: %w", msg.Seq, p.number, err)
 			}
 		}
-		if ok && (msg.Seq >= x.end || msg.Pending == 0) {
+		if ok && (msg.Seq >= x.end || msg.Pending == 0 && x.empty(ctx)) {
 			return x.finish(work)
 		}
 		if p.current != nil && (!ok || !time.Now().Before(p.deadline())) {
