@@ -32,6 +32,7 @@ type appender struct {
 	starts []int64 // as long as vals was when a float got a start timestamp last
 
 	last int64 // timestamp of the sample appended last: the scrape's own, since reports come last
+	at   int64 // the scrape's own for certain, where a collector has told it; 0 otherwise
 	n    int   // samples
 
 	hists []frame.Histogram
@@ -325,21 +326,26 @@ func (a *appender) rollback() {
 	a.release()
 }
 
-// commit turns the scrape into frames and hands them to the partition's publisher. Where the publisher holds as much as it may, because
-// the stream does not take it, the scrape is dropped as a whole and counted.
-func (a *appender) commit() error {
+// commit ends the scrape: it hands it on, and lets go of the source.
+func (a *appender) commit() (taken bool, err error) {
 	defer a.release()
+	return a.handOn()
+}
+
+// handOn turns the scrape into frames and hands them to the partition's publisher. Where the publisher holds as much as it may, because
+// the stream does not take it, the scrape is dropped as a whole and counted. It reports whether the scrape was taken, as one without samples is.
+func (a *appender) handOn() (taken bool, err error) {
 	if a.n == 0 {
-		return nil
+		return true, nil
 	}
 	s, svc := a.src, a.svc
 	epoch := svc.epochOf(s.id)
 	if epoch == 0 {
-		return nil // another owns the shard now
+		return false, nil // another owns the shard now
 	}
 	if err := s.seal(); err != nil {
 		s.clear() // or every scrape would fail for the same series
-		return fmt.Errorf("source %016x: %w", s.id, err)
+		return false, fmt.Errorf("source %016x: %w", s.id, err)
 	}
 	u := a.build(epoch)
 	samples, frames := float64(u.Samples), float64(len(u.Frames)) // the publisher owns u once it has taken it
@@ -347,7 +353,7 @@ func (a *appender) commit() error {
 		svc.dropped(samples)
 		svc.full.add()
 		svc.reportRefusals()
-		return nil
+		return false, nil
 	}
 	svc.reportRefusals()
 	a.commitState()
@@ -358,12 +364,13 @@ func (a *appender) commit() error {
 		s.changed = false
 		svc.keeper.note(s)
 	}
-	return nil
+	return true, nil
 }
 
 // commitState makes the scrape's timestamps, values and exemplars the source's.
 func (a *appender) commitState() {
 	s := a.src
+	s.scraped = max(s.scraped, a.at) // a scrape that was overtaken comes late
 	a.floats.each(func(i uint32) { s.setLast(i, a.times[i], a.times[i] != a.last, a.vals[i]) })
 	for i := range a.hists {
 		s.setLast(a.hists[i].Index, a.hists[i].Time, false, 0)
@@ -386,7 +393,7 @@ func (a *appender) release() {
 	a.floats.reset()
 	a.histos.reset()
 	a.vals, a.times, a.starts = a.vals[:0], a.times[:0], a.starts[:0]
-	a.n, a.last = 0, 0
+	a.n, a.last, a.at = 0, 0, 0
 	clear(a.extra)
 	clear(a.hists)
 	clear(a.exs)

@@ -61,6 +61,7 @@ type collector struct {
 
 	index lineIndex
 	seen  bitmap // IDs in this body
+	ended bool   // markStale is done: until the end of the scrape, view.current has the series that were exposed before
 
 	starts   starts
 	group    uint64 // of the line that is read
@@ -99,18 +100,47 @@ func (c *collector) begin(l *loop, now int64) {
 	c.a.begin(l.source)
 	c.view, c.rules, c.log = l.view, l.rules, l.log
 	c.now, c.latest = now, time.Now().Add(maxAhead).UnixMilli()
-	c.total, c.added, c.seriesAdded = 0, 0, 0
+	c.total, c.added, c.seriesAdded, c.ended = 0, 0, 0, false
 	c.seldom = l.interval >= l.svc.packFrom
 }
 
-// commit hands the scrape on.
-func (c *collector) commit() error { return c.a.commit() }
+// commit hands the scrape on, and reports whether it was taken.
+func (c *collector) commit() (taken bool, err error) {
+	defer c.a.release()
+	defer func() { c.settle(taken) }()
+	c.a.at = c.now
+	return c.a.handOn()
+}
+
+// rollback forgets the scrape.
+func (c *collector) rollback() {
+	c.settle(false)
+	c.a.rollback()
+}
 
 // restart forgets what was collected, for another try within the same scrape.
 func (c *collector) restart() {
 	src := c.a.src
-	c.a.rollback()
+	c.rollback()
 	c.a.begin(src)
+}
+
+// settle follows markStale when it is known what has become of the scrape. Where it was not taken, nor were its staleness markers: the series that they were to end stay
+// exposed, so that the next scrape that is taken ends them. That leaves out series that only scrapes had which were not taken, or a long outage would gather all that come and go.
+func (c *collector) settle(taken bool) {
+	if !c.ended {
+		return
+	}
+	c.ended = false
+	v, src := c.view, c.a.src
+	if !taken {
+		v.current.each(func(i uint32) {
+			if src.series[src.resolve(i)].last != minTime {
+				v.exposed.set(i)
+			}
+		})
+	}
+	v.current.reset()
 }
 
 // collect reads a body and appends its samples, and staleness markers for the series that are not in it any more. After an error the
@@ -438,7 +468,7 @@ func (c *collector) reset(x *exposition) {
 	clear(c.exs[:cap(c.exs)])
 }
 
-// markStale ends the series of the last scrape that this one does not have.
+// markStale ends the series of the last scrape that this one does not have. It is followed by settle.
 func (c *collector) markStale() error {
 	v, src := c.view, c.a.src
 	var err error
@@ -458,7 +488,6 @@ func (c *collector) markStale() error {
 	if err != nil {
 		return fmt.Errorf("writing staleness markers: %w", err)
 	}
-	v.exposed, v.current = v.current, v.exposed
-	v.current.reset()
+	v.exposed, v.current, c.ended = v.current, v.exposed, true
 	return nil
 }

@@ -9,8 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vmihailenco/msgpack/v5"
+
 	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/stream"
+	"github.com/millrace/millrace/pkg/target"
 )
 
 // successor returns another process that scrapes the same targets.
@@ -97,11 +100,98 @@ func TestShardsMoveBetweenRunningScrapers(t *testing.T) {
 	}
 }
 
+// TestATimestampAheadHoldsNothingBack starts a target again of which one series has a timestamp of its own in the future.
+func TestATimestampAheadHoldsNothingBack(t *testing.T) {
+	f := newBed(t, "a")
+	ahead := time.Now().Add(5 * time.Minute).UnixMilli()
+	text := fmt.Sprintf("metric 1\nahead 1 %d\n", ahead)
+	f.text.Store(&text)
+	f.publishTarget("a")
+	f.waitFor(`{__name__="ahead", instance="one", job="a"}`)
+	f.stop()
+	next := f.successor("a")
+	next.start()
+	next.wantMore(metricOfOne, upOfOne)
+}
+
+// wantMore waits for more samples of series, and fails where a timestamp does not follow on the one before. It returns the timestamps of the first new ones.
+func (f *bed) wantMore(series ...string) (first []int64) {
+	f.t.Helper()
+	for _, s := range series {
+		times := func() (list []int64) {
+			for _, x := range f.published() {
+				if x.Series == s {
+					list = append(list, x.T)
+				}
+			}
+			return list
+		}
+		before := len(times())
+		await.True(f.t, "more samples of "+s, func() bool { return len(times()) > before+1 })
+		list := times()
+		for i := 1; i < len(list); i++ {
+			if list[i] <= list[i-1] {
+				f.t.Errorf("a sample of %s at %d follows one at %d", s, list[i], list[i-1])
+			}
+		}
+		first = append(first, list[before])
+	}
+	return first
+}
+
+// TestTimesOfRecords has a record with a time ahead of the clock, as earlier builds and clocks that differ have left them.
+func TestTimesOfRecords(t *testing.T) {
+	for what, c := range map[string]struct {
+		ahead time.Duration
+		waits bool
+	}{
+		"a sample's":         {5 * time.Minute, false},
+		"by another clock's": {2 * time.Second, true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			f := newBed(t, "a")
+			of := f.publishTarget("a")
+			f.waitFor(metricOfOne)
+			f.stop()
+			at := time.Now().Add(c.ahead).UnixMilli()
+			f.changeRecord(of, func(r *sourceRecord) { r.Time = at })
+			next := f.successor("a")
+			next.start()
+			for _, first := range next.wantMore(metricOfOne, upOfOne) {
+				if (first > at) != c.waits {
+					t.Errorf("the first new sample is at %d, the record's time is %d", first, at)
+				}
+			}
+		})
+	}
+}
+
+func (f *bed) changeRecord(of *target.Target, change func(*sourceRecord)) {
+	f.t.Helper()
+	key := sourceKey(target.SourceID(of.Labels.Range))
+	entry, err := f.bucket().Get(f.t.Context(), key)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	r, err := decodeRecord(entry.Value())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	change(&r)
+	b, err := msgpack.Marshal(&r)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if _, err := f.bucket().Put(f.t.Context(), key, append([]byte{sourceVersion}, b...)); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 func TestRecordsAreReadAsTheyWereWritten(t *testing.T) {
 	r := newRig(t)
 	l := r.plainLoop(1)
-	r.give(l, step{body: "a 1\nb 1\nc 1\n", contentType: plainText}, 1000)
-	r.give(l, step{body: "a 1\nc 1\n", contentType: plainText}, 2000)
+	r.give(l, step{body: "a 1\nb 1\nc 1\nahead 1 9000\n", contentType: plainText}, 1000)
+	r.give(l, step{body: "a 1\nc 1\nahead 2 9001\n", contentType: plainText}, 2000)
 	rec, err := decodeRecord(l.source.record())
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +199,7 @@ func TestRecordsAreReadAsTheyWereWritten(t *testing.T) {
 	if len(rec.Dicts) != 16 || rec.Time != 2000 {
 		t.Errorf("record %+v", rec)
 	}
-	for i, want := range []bool{true, false, true, true, true, true, true, true} { // a, b, c and the reports
+	for i, want := range []bool{true, false, true, false, true, true, true, true, true} { // a, b, c, ahead, which is not ended, and the reports
 		if got := rec.Live[i/8]&(1<<(i%8)) != 0; got != want {
 			t.Errorf("series %d is live: %t", i, got)
 		}

@@ -179,7 +179,8 @@ func (a *testAppender) Append(_ storage.SeriesRef, ls labels.Labels, st, t int64
 
 func (a *testAppender) Commit() error {
 	a.begun()
-	return a.commit()
+	_, err := a.commit()
+	return err
 }
 
 func (a *testAppender) Rollback() error {

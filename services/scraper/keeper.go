@@ -6,18 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 	"unique"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/value"
-	"github.com/prometheus/prometheus/storage"
 	"github.com/vmihailenco/msgpack/v5"
 
 	"github.com/millrace/millrace/pkg/frame"
@@ -43,9 +38,6 @@ func newKeeper(s *Service) *keeper {
 
 // Sources are stored one at a time, at most storedRate a second.
 const storedRate = 50
-
-// orphanGrace is how long after shards were taken a source without a target is taken for gone: discovery may be about to publish it.
-const orphanGrace = 30 * time.Second
 
 // Serve stores what has changed until ctx ends.
 func (k *keeper) Serve(ctx context.Context) error {
@@ -191,7 +183,7 @@ type sourceRecord struct {
 	Dicts []byte `msgpack:"dicts"`
 	// Live has a bit for each series that the target exposed last, eight to a byte, the lowest first.
 	Live []byte `msgpack:"live"`
-	// Time is that of its newest sample, in milliseconds.
+	// Time is that of its newest scrape, in milliseconds. Earlier builds stored that of its newest sample, which a target may give.
 	Time int64 `msgpack:"time"`
 }
 
@@ -208,7 +200,7 @@ func (s *source) record() []byte {
 	if s.left != nil {
 		return s.left
 	}
-	var r sourceRecord
+	r := sourceRecord{Time: s.scraped}
 	for i := range s.dicts {
 		r.Dicts = append(r.Dicts, s.dicts[i].id[:]...)
 	}
@@ -225,9 +217,6 @@ func (s *source) record() []byte {
 		for _, i := range v.reports {
 			set(i)
 		}
-	}
-	for i := range s.series[:s.sealed] {
-		r.Time = max(r.Time, s.series[i].last)
 	}
 	b, err := msgpack.Marshal(&r)
 	if err != nil {
@@ -351,15 +340,28 @@ func (k *keeper) tryRestore(ctx context.Context, s *source, v *view) error {
 			return err
 		}
 	}
+	s.scraped = lastScrape(r.Time, time.Now())
 	for i := range min(s.sealed, 8*len(r.Live)) {
 		if r.Live[i/8]&(1<<(i%8)) != 0 {
-			s.series[i].last = r.Time
+			s.series[i].last = s.scraped
 			if !s.isReport(uint32(i)) {
 				v.exposed.set(uint32(i))
 			}
 		}
 	}
 	return nil
+}
+
+// maxSkew is how far the clocks of two owners may be apart.
+const maxSkew = 5 * time.Second
+
+// lastScrape returns when a source was scraped last, in milliseconds, by its record. A time that is a little ahead may be right by the clock of the last owner, and a scrape before it the
+// same beat again. One that is further ahead is no scrape's, and would keep all of the source's samples back until it has passed.
+func lastScrape(recorded int64, now time.Time) int64 {
+	if recorded > now.Add(maxSkew).UnixMilli() {
+		return now.UnixMilli() - 1
+	}
+	return recorded
 }
 
 // restore adds the series of a dictionary.
@@ -389,69 +391,4 @@ func (s *source) isReport(i uint32) bool {
 		}
 	}
 	return false
-}
-
-// lookForOrphans makes the keeper look, later, for sources in shards that were just taken whose target is gone.
-func (k *keeper) lookForOrphans(shards []int) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.taken = append(k.taken, shards...)
-	k.rouse()
-}
-
-// endOrphans ends the series of sources that nobody scrapes any more.
-func (k *keeper) endOrphans(ctx context.Context, shards []int) {
-	kv, err := k.bucket(ctx)
-	if err != nil {
-		k.log.Debug("Cannot look for targets that are gone", "err", err)
-		return
-	}
-	var filters []string
-	for _, s := range shards {
-		if k.svc.epochs[s].Load() != 0 {
-			filters = append(filters, strconv.Itoa(s)+".*")
-		}
-	}
-	if len(filters) == 0 {
-		return
-	}
-	if len(filters) == stream.Shards {
-		filters = []string{">"}
-	}
-	keys, err := kv.ListKeysFiltered(ctx, filters...)
-	if err != nil {
-		k.log.Debug("Cannot look for targets that are gone", "err", err)
-		return
-	}
-	var gone []uint64
-	for key := range keys.Keys() {
-		_, hex, _ := strings.Cut(key, ".")
-		id, err := strconv.ParseUint(hex, 16, 64)
-		if err == nil && k.svc.epochOf(id) != 0 && !k.svc.sources.hasID(id) {
-			gone = append(gone, id)
-		}
-	}
-	for _, id := range gone {
-		if ctx.Err() != nil {
-			return
-		}
-		k.endOrphan(ctx, id)
-	}
-}
-
-func (k *keeper) endOrphan(ctx context.Context, id uint64) {
-	src, v := k.svc.sources.attachID(id, "")
-	k.restore(ctx, src, v)
-	a := &appender{svc: k.svc}
-	a.begin(src)
-	now := time.Now().UnixMilli()
-	for i := range src.series {
-		if src.series[i].last != minTime {
-			_, _ = a.append(uint32(i), scraped{t: now, v: math.Float64frombits(value.StaleNaN)}, &storage.AOptions{RejectOutOfOrder: true})
-		}
-	}
-	if err := a.commit(); err != nil {
-		k.log.Warn("Staleness markers of a target that is gone could not be committed", "source", fmt.Sprintf("%016x", id), "err", err)
-	}
-	k.end(ctx, src, v)
 }

@@ -131,7 +131,7 @@ func (l *loop) deliver(start time.Time, t int64, x *exposition, o *outcome) {
 	err := l.collect(c, x)
 	if x.err != nil {
 		if l.stopping.Err() != nil {
-			c.a.rollback() // it was cut short
+			c.rollback() // it was cut short
 			return
 		}
 		l.note(x.err, o)
@@ -147,7 +147,7 @@ func (l *loop) deliver(start time.Time, t int64, x *exposition, o *outcome) {
 		l.log.Warn("The scrape's report could not be appended", "err", err)
 		c.restart()
 	}
-	if err := c.commit(); err != nil {
+	if _, err := c.commit(); err != nil {
 		l.log.Error("A scrape could not be committed", "err", err)
 	}
 }
@@ -214,29 +214,38 @@ func (l *loop) collect(c *collector, x *exposition) error {
 }
 
 // ending is the actor that writes the staleness markers of a target that is gone. It waits as long as the target may take to come
-// back, with the same labels or in another loop; then its series have newer samples, and the markers are refused.
+// back, with the same labels or in another loop; then its series have newer samples, and the markers are refused. Where there is no room for the markers, it tries again.
 type ending struct {
 	*loop
 	w *watcher
 }
 
+// endingTries is how often the markers are tried, an interval apart. After that they are the keeper's, which holds nothing in memory for them.
+const endingTries = 10
+
 // Serve writes the markers, unless the service stops before: then the target is not gone.
 func (e ending) Serve(ctx context.Context) error {
 	next := e.nextBeat(time.Now()) // the time of the markers: that of the first scrape that was not made
-	if !e.last.IsZero() || e.exposes() {
-		patience := time.NewTimer(time.Until(next.Add(e.interval + e.interval/10)))
-		defer patience.Stop()
+	due := time.NewTimer(time.Until(next.Add(e.interval + e.interval/10)))
+	defer due.Stop()
+	taken := e.last.IsZero() && !e.exposes() // there is nothing to end
+	for try := 0; !taken && try < endingTries; try++ {
 		select {
 		case <-ctx.Done():
 			e.svc.keeper.leave(e.source, e.view)
 			return nil
-		case <-patience.C:
+		case <-due.C:
 		}
-		e.markStale(next.UnixMilli())
+		taken = e.markStale(next.UnixMilli())
+		due.Reset(e.interval)
 	}
 	e.w.mu.Lock()
 	delete(e.w.endings, e.loop)
 	e.w.mu.Unlock()
+	if !taken {
+		e.svc.keeper.postpone(e.source, e.view)
+		return nil
+	}
 	e.svc.keeper.end(ctx, e.source, e.view)
 	return nil
 }
@@ -248,8 +257,8 @@ func (l *loop) exposes() bool {
 	return l.view.exposed.count(0, len(l.source.series)) > 0
 }
 
-// markStale ends the series of the target at the time t.
-func (l *loop) markStale(t int64) {
+// markStale ends the series of the target at the time t. It reports false where that is to be tried again.
+func (l *loop) markStale(t int64) bool {
 	c := l.svc.collector()
 	defer l.svc.release(c)
 	c.begin(l, t)
@@ -260,7 +269,9 @@ func (l *loop) markStale(t int64) {
 	if err := c.reportStale(t); err != nil {
 		l.log.Warn("Staleness markers could not be appended", "err", err)
 	}
-	if err := c.commit(); err != nil {
+	taken, err := c.commit()
+	if err != nil {
 		l.log.Error("Staleness markers could not be committed", "err", err)
 	}
+	return taken || err != nil
 }

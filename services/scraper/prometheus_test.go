@@ -147,7 +147,7 @@ func (p *prometheusLoop) Commit() error {
 	p.begun()
 	series, n := len(p.src.series), p.n
 	p.loops.Lock() // the shelf is one for all
-	err := p.commit()
+	_, err := p.commit()
 	p.r.unitOf(p.to)
 	p.loops.Unlock()
 	if len(p.to.series) < series {

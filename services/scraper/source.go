@@ -33,6 +33,7 @@ type source struct {
 	restored bool      // from what its last owner has left, or it is not worth trying any more
 	changed  bool      // since the keeper was told: it has other series, or other live ones
 	storedAt time.Time // when the keeper last stored it
+	scraped  int64     // timestamp of the newest scrape that was taken, in milliseconds; series whose target gives timestamps may be ahead of it
 	left     []byte    // its record when its loops began to leave for another process
 
 	hasher  hasher

@@ -96,7 +96,7 @@ func TestSteadyScrapesAllocateLittle(t *testing.T) {
 		if err := c.collect(x); err != nil {
 			t.Fatal(err)
 		}
-		c.a.rollback()
+		c.rollback()
 		r.release(c)
 	}
 	scrape()

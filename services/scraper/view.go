@@ -20,7 +20,7 @@ type view struct {
 	meta    *metadataStore
 
 	exposed bitmap // series in the last scrape, without those that have timestamps of their own; they end with a staleness marker
-	current bitmap // the same for the scrape that is being collected
+	current bitmap // the same for the scrape that is being collected; from markStale to its end, for the one before
 
 	reports [len(reportSamples)]uint32
 }
