@@ -26,6 +26,7 @@ type partition struct {
 	log    *slog.Logger
 
 	limits  atomic.Pointer[limit.Partition] // nil where there are no limits
+	turn    chan struct{}                   // holds one while a dictionary is judged and published
 	waiting atomic.Pointer[string]          // on what, for people; nil while all is well
 }
 
@@ -59,6 +60,9 @@ func (p *partition) work(ctx context.Context, questions <-chan *nats.Msg) error 
 			return err
 		}
 		defer limits.Close()
+		if err := p.finish(ctx, limits); err != nil {
+			return err
+		}
 	}
 	sides, ctx := errgroup.WithContext(ctx)
 	if limits != nil {
@@ -68,6 +72,32 @@ func (p *partition) work(ctx context.Context, questions <-chan *nats.Msg) error 
 	sides.Go(func() error { return actor.Try(func() error { return p.answer(ctx, questions) }) })
 	sides.Go(func() error { return actor.Try(func() error { return p.follow(ctx) }) })
 	return sides.Wait()
+}
+
+// finish publishes what follows from the newest verdict, because the owner before may have been killed before it had: there could be two series with the same labels,
+// one of which may not have them any more. What followed from verdicts before was published before the newest was decided.
+func (p *partition) finish(ctx context.Context, limits *limit.Partition) error {
+	id, verdict, ok := limits.Newest()
+	if !ok {
+		return nil
+	}
+	conn := p.svc.cfg.Conn
+	msg, err := conn.Last(ctx, stream.Dicts, conn.Dict(p.number, id))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	d := p.read(msg)
+	if d == nil {
+		return nil
+	}
+	if err := p.publish(ctx, d, &verdict); err != nil {
+		return err
+	}
+	limits.Published(id)
+	return nil
 }
 
 // follow evaluates the dictionaries of the mailbox.
@@ -143,38 +173,65 @@ func (p *partition) relabel(ctx context.Context, msg stream.Message, asked bool)
 	return nil
 }
 
-// judged evaluates one dictionary. It returns those to evaluate anew because of it.
+// judged evaluates one dictionary. It returns those to evaluate anew because of it. Where there are limits, this is done for one dictionary at a time: else what
+// follows from a verdict could be written over by what followed from the one before.
 func (p *partition) judged(ctx context.Context, msg stream.Message, asked bool) (others []frame.DictID, err error) {
+	d := p.read(msg)
+	if d == nil {
+		return nil, nil
+	}
+	limits := p.limits.Load()
+	if limits == nil {
+		return nil, p.publish(ctx, d, &limit.Verdict{})
+	}
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	r, err := limits.Judge(ctx, d, msg.Time)
+	if errors.Is(err, stream.ErrTooLarge) {
+		p.svc.metrics.failed.Inc()
+		p.log.Error("Cannot decide which series of a dictionary have a place; its samples wait", "dictionary", d.ID, "err", err)
+		return nil, nil
+	}
+	if err != nil || r.Current && !asked {
+		return r.Others, err
+	}
+	if err := p.publish(ctx, d, &r.Verdict); err != nil {
+		return nil, err
+	}
+	limits.Published(d.ID)
+	return r.Others, nil
+}
+
+// read returns the dictionary of a message; nil where it cannot be read, which the log says.
+func (p *partition) read(msg stream.Message) *frame.Dictionary {
 	id, err := p.svc.cfg.Conn.DictOf(msg.Subject)
 	if err != nil {
 		p.svc.metrics.unreadable.Inc()
 		p.log.Error("Ignoring a message among the dictionaries", "seq", msg.Seq, "err", err)
-		return nil, nil
+		return nil
 	}
 	d, err := frame.ReadDictionary(msg.Data, id)
 	if err != nil {
 		p.svc.metrics.unreadable.Inc()
 		p.log.Error("Cannot read a dictionary; its samples wait until it can be read", "dictionary", id, "seq", msg.Seq, "err", err)
-		return nil, nil
+		return nil
 	}
-	limits := p.limits.Load()
-	if limits != nil {
-		r, err := limits.Judge(ctx, d, msg.Time)
-		if err != nil || r.Current && !asked {
-			return r.Others, err
-		}
-		others = r.Others
-		d = &frame.Dictionary{ID: d.ID, Job: d.Job, Series: r.Verdict.Apply(d.Series)}
-	}
+	return d
+}
+
+// publish evaluates a dictionary with all rules, as a verdict has its series, and publishes what each endpoint gets.
+func (p *partition) publish(ctx context.Context, d *frame.Dictionary, verdict *limit.Verdict) error {
+	d = &frame.Dictionary{ID: d.ID, Job: d.Job, Series: verdict.Apply(d.Series)}
 	for i := range p.plan.groups {
 		if err := p.evaluate(ctx, &p.plan.groups[i], d); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if limits != nil {
-		limits.Published(id)
-	}
-	return others, nil
+	return nil
 }
 
 // evaluate publishes what one group of endpoints gets for a dictionary. Where that is more than a message holds, these endpoints wait, by the

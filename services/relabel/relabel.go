@@ -172,7 +172,7 @@ func (s *Service) own(number int, epoch uint64) {
 	if r == nil {
 		return
 	}
-	p := &partition{svc: s, plan: r.plan, number: number, epoch: epoch, log: s.cfg.Logger.With("partition", number)}
+	p := &partition{svc: s, plan: r.plan, number: number, epoch: epoch, log: s.cfg.Logger.With("partition", number), turn: make(chan struct{}, 1)}
 	r.parts[number] = p
 	if len(r.plan.groups) > 0 {
 		r.refs[number] = r.sys.Spawn(fmt.Sprintf("relabel %d", number), p)
@@ -251,7 +251,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		series:       counter("series_total", "Series evaluated, once for each set of rules."),
 		dropped:      counter("dropped_series_total", "Series that write_relabel_configs dropped, or made too large."),
 		unreadable:   counter("unreadable_dictionaries_total", "Dictionaries that could not be read."),
-		failed:       counter("failed_dictionaries_total", "Dictionaries of which an endpoint gets nothing, because what its rules make of them is too large."),
+		failed:       counter("failed_dictionaries_total", "Dictionaries of which an endpoint gets nothing, because what its rules make of them, or what limits decide on them, is too large."),
 		asked:        counter("asked_total", "Dictionaries evaluated again because a writer asked for them."),
 	}
 }

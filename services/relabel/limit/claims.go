@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/millrace/millrace/pkg/stream"
 )
 
 // answerTime is how long the accountant may take to answer.
@@ -19,16 +21,51 @@ func (p *Partition) waits(on string) {
 	}
 }
 
-// ask asks the accountant for places for groups of series of one job, by metric. taken is what this judgement has been granted before. Where no limit concerns
-// several partitions, there is room for all.
+// maxMessage is how many bytes of names go into one message: NATS takes 1 MiB by default, and an answer may be half as large again as its ask.
+const maxMessage = 1 << 18
+
+// perName is how many bytes a name takes in a message at most, besides its own.
+const perName = 32
+
+// fit returns how many of n things go into one message, at least one, each of which takes as many bytes as size says.
+func (p *Partition) fit(n int, size func(i int) int) int {
+	room := min(maxMessage, p.cfg.Conn.MaxMessage()/2)
+	for i := range n {
+		if room -= size(i); room < 0 {
+			return max(i, 1)
+		}
+	}
+	return n
+}
+
+// ask asks the accountant for places for groups of series of one job, by metric, in as many messages as it takes. taken is what this judgement has been granted before, and gets what is
+// granted now. Where no limit concerns several partitions, there is room for all.
 func (p *Partition) ask(ctx context.Context, job string, names []string, groups map[string][]int, taken map[key]int, standIns bool) ([]grant, error) {
+	grants := make([]grant, 0, len(names))
 	if !p.cfg.Limits.shared() {
-		grants := make([]grant, len(names))
-		for i, name := range names {
-			grants[i].N = len(groups[name])
+		for _, name := range names {
+			grants = append(grants, grant{N: len(groups[name])})
 		}
 		return grants, nil
 	}
+	for len(names) > 0 {
+		n := p.fit(len(names), func(i int) int { return 2 * (len(names[i]) + perName) })
+		some, err := p.askOnce(ctx, job, names[:n], groups, taken, standIns)
+		if err != nil {
+			return nil, err
+		}
+		for i, g := range some {
+			for _, k := range []key{{Job, job}, {Metric, names[i]}, {All, ""}} {
+				taken[k] += g.N
+			}
+		}
+		grants, names = append(grants, some...), names[n:]
+	}
+	return grants, nil
+}
+
+// askOnce asks for as many groups as go into one message.
+func (p *Partition) askOnce(ctx context.Context, job string, names []string, groups map[string][]int, taken map[key]int, standIns bool) ([]grant, error) {
 	q := &ask{Job: job, StandIns: standIns}
 	p.account(q, key{Job, job}, taken)
 	p.account(q, key{All, ""}, taken)
@@ -40,7 +77,7 @@ func (p *Partition) ask(ctx context.Context, job string, names []string, groups 
 	r, err := p.request(ctx, q)
 	p.pending = nil
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("asking for places of %d metrics: %w", len(names), err)
 	}
 	if len(r.Grants) != len(names) {
 		return nil, fmt.Errorf("asking for places of %d metrics: %d answers", len(names), len(r.Grants))
@@ -60,18 +97,36 @@ func (p *Partition) report(ctx context.Context, changed map[key]int) error {
 	if !p.cfg.Limits.shared() || p.known == 0 {
 		return nil
 	}
-	q := &ask{Epoch: p.known}
+	q := &ask{}
 	for k := range changed {
 		p.account(q, k, nil)
 	}
-	r, err := p.once(ctx, q)
-	if err != nil || r.Status != granted {
+	if err := p.tell(ctx, p.known, q.Have, false); err != nil {
 		p.known = 0
 	}
 	return nil
 }
 
-// request asks until there is an answer or ctx ends.
+// tell tells the accountant numbers of series, in as many messages as it takes. whole is whether they are all that it is to know.
+func (p *Partition) tell(ctx context.Context, epoch uint64, have []count, whole bool) error {
+	for first := true; first || len(have) > 0; first = false {
+		n := p.fit(len(have), func(i int) int { return len(have[i].Name) + perName })
+		r, err := p.once(ctx, &ask{Epoch: epoch, Reset: whole && first, Have: have[:n], Last: whole && n == len(have)})
+		if err != nil {
+			return err
+		}
+		if r.Status != granted {
+			return errNoAccountant
+		}
+		have = have[n:]
+	}
+	return nil
+}
+
+// lasting reports whether it does not help to try again.
+func lasting(err error) bool { return errors.Is(err, ErrMoved) || errors.Is(err, stream.ErrTooLarge) }
+
+// request asks until there is an answer, ctx ends, or nobody will ever answer.
 func (p *Partition) request(ctx context.Context, q *ask) (*reply, error) {
 	defer p.waits("")
 	for {
@@ -88,7 +143,7 @@ func (p *Partition) request(ctx context.Context, q *ask) (*reply, error) {
 				p.known = 0
 			}
 		}
-		if errors.Is(err, ErrMoved) {
+		if lasting(err) {
 			return nil, err
 		}
 		if err != nil {
@@ -104,9 +159,6 @@ func (p *Partition) request(ctx context.Context, q *ask) (*reply, error) {
 
 var errNoAccountant = errors.New("the owner of relabel partition 0, which grants places within limits")
 
-// perMessage is how many numbers of series go into a message.
-const perMessage = 4000
-
 // introduce tells the accountant of what the partition has, unless it knows.
 func (p *Partition) introduce(ctx context.Context) error {
 	if p.known != 0 {
@@ -117,18 +169,8 @@ func (p *Partition) introduce(ctx context.Context) error {
 	if epoch == 0 {
 		return errNoAccountant
 	}
-	have := p.full()
-	for reset := true; reset || len(have) > 0; reset = false {
-		n := min(perMessage, len(have))
-		q := &ask{Epoch: epoch, Reset: reset, Have: have[:n], Last: n == len(have)}
-		have = have[n:]
-		r, err := p.once(ctx, q)
-		if err != nil {
-			return err
-		}
-		if r.Status != granted {
-			return errNoAccountant
-		}
+	if err := p.tell(ctx, epoch, p.full(), true); err != nil {
+		return err
 	}
 	p.known = epoch
 	return nil
@@ -159,7 +201,11 @@ func (p *Partition) once(ctx context.Context, q *ask) (*reply, error) {
 	q.Partition, q.Lease, q.Session = p.cfg.Number, p.cfg.Lease, p.session
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	msg, err := p.cfg.Conn.NC.RequestWithContext(ctx, p.cfg.Conn.Limits(), encodeMessage(q))
+	data := encodeMessage(q)
+	msg, err := p.cfg.Conn.NC.RequestWithContext(ctx, p.cfg.Conn.Limits(), data)
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return nil, tooLarge(p.cfg.Conn, p.cfg.Conn.Limits(), len(data))
+	}
 	if errors.Is(err, nats.ErrNoResponders) {
 		return nil, errNoAccountant
 	}
@@ -184,7 +230,7 @@ func (p *Partition) Introduce(ctx context.Context) error {
 	for p.cfg.Limits.shared() {
 		wait := introduceEvery
 		if err := p.greet(ctx); err != nil {
-			if errors.Is(err, ErrMoved) {
+			if lasting(err) {
 				return err
 			}
 			wait = retryAfter

@@ -92,14 +92,15 @@ func (p *Partition) disputed(d *frame.Dictionary, h *held) (some bool) {
 	return some
 }
 
-// holders returns the other dictionaries of which series go by labels that are contested.
+// holders returns the other dictionaries of which series go by labels that are contested, which are in order.
 func (p *Partition) holders(of frame.DictID, contested []uint64) (list []frame.DictID) {
 	contested = slices.DeleteFunc(contested, func(final uint64) bool { return p.owners[final] == 0 })
 	if len(contested) == 0 {
 		return nil
 	}
+	has := func(final uint64) bool { _, ok := slices.BinarySearch(contested, final); return ok }
 	for id, h := range p.dicts {
-		if id != of && len(h.verdict.merged) > 0 && slices.ContainsFunc(h.places, func(final uint64) bool { return slices.Contains(contested, final) }) {
+		if id != of && len(h.verdict.merged) > 0 && slices.ContainsFunc(h.places, has) {
 			list = append(list, id)
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -125,6 +124,3 @@ func (l *Limits) dropped() []string {
 	slices.Sort(all)
 	return slices.Compact(all)
 }
-
-// targetName names a target for people.
-func targetName(job, instance string) string { return strings.Join([]string{job, instance}, "/") }

@@ -20,7 +20,8 @@ type journal struct {
 	conn    *stream.Conn
 	subject string
 	owner   uint64
-	last    uint64 // sequence number of the last message
+	last    uint64       // sequence number of the last message
+	newest  frame.DictID // of which the last verdict was that was read
 	waiting func(error)
 }
 
@@ -38,7 +39,8 @@ func (j *journal) read(ctx context.Context) (map[frame.DictID]*written, error) {
 			delete(live, frame.DictID(b[:len(frame.DictID{})]))
 		}
 		if len(r.Dict) > 0 {
-			live[frame.DictID(r.Dict)] = &written{r, msg.Time}
+			j.newest = frame.DictID(r.Dict)
+			live[j.newest] = &written{r, msg.Time}
 		}
 		return nil
 	})
@@ -77,10 +79,10 @@ func (j *journal) open(ctx context.Context) (map[frame.DictID]*written, error) {
 // retryAfter is how long is waited after a failure.
 const retryAfter = 100 * time.Millisecond
 
-// append stores a record, and tries again until it is stored, ctx ends, or another process has written: [ErrMoved].
+// append stores a record, and tries again until it is stored, ctx ends, or another process has written: [ErrMoved]. One that NATS never takes is [stream.ErrTooLarge].
 func (j *journal) append(ctx context.Context, r *record) error {
 	r.Owner = j.owner
-	msg := &nats.Msg{Subject: j.subject, Data: r.encode()}
+	msg := &nats.Msg{Subject: j.subject, Data: j.encode(r)}
 	for doubt := false; ; {
 		try, cancel := context.WithTimeout(ctx, tryTime)
 		ack, err := j.conn.JS.PublishMsg(try, msg, jetstream.WithExpectLastSequencePerSubject(j.last), jetstream.WithRetryAttempts(0))
@@ -89,16 +91,20 @@ func (j *journal) append(ctx context.Context, r *record) error {
 			j.last = ack.Sequence
 			return nil
 		}
+		if errors.Is(err, nats.ErrMaxPayload) {
+			return tooLarge(j.conn, j.subject, len(msg.Data))
+		}
 		if wrongSequence(err) {
-			seq, mine, err := j.stored(ctx, msg.Data, doubt)
-			if err != nil {
+			found, err := j.look(ctx, msg.Data, doubt)
+			switch {
+			case err != nil:
 				return err
-			}
-			if !mine {
+			case found == another:
 				return fmt.Errorf("writing to %s: %w", j.subject, ErrMoved)
+			case found == mine:
+				return nil
 			}
-			j.last = seq
-			return nil
+			continue
 		}
 		doubt = true // it may have been stored all the same
 		if j.waiting != nil {
@@ -119,23 +125,58 @@ func wrongSequence(err error) bool {
 	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }
 
-// stored reports whether the newest message is this one, stored by an earlier try whose answer was lost.
-func (j *journal) stored(ctx context.Context, data []byte, doubt bool) (seq uint64, mine bool, err error) {
-	for doubt {
+// finding is what stands where another message was expected to be the last.
+type finding uint8
+
+const (
+	another finding = iota // message, of another process
+	mine                   // stored by an earlier try whose answer was lost
+	nothing                // the last message has passed with the stream's retention
+)
+
+// look finds out why a message is not taken behind the last one, and where the next goes. doubt is whether an earlier try may have stored the message.
+func (j *journal) look(ctx context.Context, data []byte, doubt bool) (finding, error) {
+	for began := time.Now(); ; {
 		msg, err := j.conn.Last(ctx, stream.Verdicts, j.subject)
-		if err == nil && msg.Seq > j.last {
-			return msg.Seq, bytes.Equal(msg.Data, data), nil
-		}
-		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-			return 0, false, err
+		switch {
+		case err == nil && msg.Seq > j.last:
+			if !doubt || !bytes.Equal(msg.Data, data) {
+				return another, nil
+			}
+			j.last = msg.Seq
+			return mine, nil
+		case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound):
+			return another, err
+		case err != nil && j.conn.IsEmpty(ctx, stream.Verdicts, j.subject):
+			j.last = 0
+			return nothing, nil
+		case time.Since(began) > tryTime:
+			return another, nil // who takes the partition over reads all anew, which is right whatever has happened
 		}
 		select { // a server that lags behind has answered
 		case <-ctx.Done():
-			return 0, false, ctx.Err()
+			return another, ctx.Err()
 		case <-time.After(retryAfter):
 		}
 	}
-	return 0, false, nil
+}
+
+// most returns how large records are to be, in bytes.
+func (j *journal) most() int { return min(maxRecord, j.conn.MaxMessage()) }
+
+// encode returns a record as it is stored. It names fewer of the limits that were met where it would be too large.
+func (j *journal) encode(r *record) []byte {
+	data := r.encode()
+	for len(data) > j.most() && len(r.Stops) > 0 {
+		r.Stops = r.Stops[:len(r.Stops)/2]
+		data = r.encode()
+	}
+	return data
+}
+
+// tooLarge is the error of a message that NATS never takes.
+func tooLarge(conn *stream.Conn, subject string, size int) error {
+	return fmt.Errorf("%d bytes to %s: %w: at most %d bytes; raise max_payload of the NATS server", size, subject, stream.ErrTooLarge, conn.MaxMessage())
 }
 
 // Refusals returns, for the dictionaries of a partition that have places, which of their series are refused, by their numbers. Where no limits have ever been

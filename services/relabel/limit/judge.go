@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/millrace/millrace/pkg/frame"
@@ -65,7 +64,7 @@ func (p *Partition) Judge(ctx context.Context, d *frame.Dictionary, at time.Time
 			return h.decision(p), p.keep(ctx, d, h)
 		}
 	}
-	j := judgement{Partition: p, d: d, old: h, drop: p.drop}
+	j := judgement{Partition: p, d: d, job: clip(d.Job), old: h, drop: p.drop}
 	if h != nil && len(h.verdict.merged) > 0 {
 		j.drop = h.verdict.drop // a dictionary has one list
 	}
@@ -124,7 +123,8 @@ func (p *Partition) lastAnnounced(ctx context.Context, id frame.DictID) (time.Ti
 type judgement struct {
 	*Partition
 	d   *frame.Dictionary
-	old *held // the verdict before; nil where there is none
+	job string // its name, which is short enough
+	old *held  // the verdict before; nil where there is none
 
 	fate     []fate
 	hashes   []uint64          // of the final labels
@@ -301,7 +301,7 @@ func (j *judgement) settle(i int, own uint64) {
 	j.admitted++
 }
 
-// local sorts out the series that their targets' limit does not take. All series of a target are in one partition, so nobody has to be asked.
+// local sorts out the series that their targets' limit does not take. Nobody has to be asked: it counts what one partition has of a target.
 func (j *judgement) local(series []int, standIns bool) (need, rest []int) {
 	rule := &j.cfg.Limits.Target
 	if rule.MaxSeries == 0 {
@@ -336,13 +336,13 @@ func (j *judgement) granted(ctx context.Context, series []int, standIns bool) (r
 	var names []string
 	groups := map[string][]int{}
 	for _, i := range series {
-		name := j.d.Series[i].Labels.Get(model.MetricNameLabel)
+		name := metric(j.d.Series[i].Labels)
 		if groups[name] == nil {
 			names = append(names, name)
 		}
 		groups[name] = append(groups[name], i)
 	}
-	grants, err := j.ask(ctx, j.d.Job, names, groups, j.taken(), standIns)
+	grants, err := j.ask(ctx, j.job, names, groups, j.taken(), standIns)
 	if err != nil {
 		return nil, err
 	}
@@ -377,8 +377,8 @@ func (j *judgement) taken() map[key]int {
 			continue
 		}
 		seen[j.hashes[i]] = true
-		taken[key{Job, j.d.Job}]++
-		taken[key{Metric, j.d.Series[i].Labels.Get(model.MetricNameLabel)}]++
+		taken[key{Job, j.job}]++
+		taken[key{Metric, metric(j.d.Series[i].Labels)}]++
 		taken[key{All, ""}]++
 	}
 	return taken
@@ -387,7 +387,7 @@ func (j *judgement) taken() map[key]int {
 func (j *judgement) keyOf(k Kind, metric string) key {
 	switch k {
 	case Job:
-		return key{Job, j.d.Job}
+		return key{Job, j.job}
 	case Metric:
 		return key{Metric, metric}
 	}
@@ -404,7 +404,7 @@ func (j *judgement) stopped(i int, k key, standIn bool) {
 
 // warned counts series of the metric of series i that a limit does not want.
 func (j *judgement) warned(i int, k key, n int) {
-	j.stops[stop{Kind: k.kind, Name: k.name, Metric: j.d.Series[i].Labels.Get(model.MetricNameLabel)}] += n
+	j.stops[stop{Kind: k.kind, Name: k.name, Metric: metric(j.d.Series[i].Labels)}] += n
 }
 
 // decide writes what was found and makes it hold.
@@ -435,9 +435,9 @@ func (j *judgement) decide(ctx context.Context, at time.Time) (*held, error) {
 		ls := j.d.Series[i].Labels
 		switch j.fate[i] {
 		case admitted:
-			p.put(next, j.d.Job, ls, p.hash(ls), 0)
+			p.put(next, j.job, ls, p.hash(ls), 0)
 		case merged:
-			p.put(next, j.d.Job, ls, p.hash(without(ls, j.drop)), p.hash(ls))
+			p.put(next, j.job, ls, p.hash(without(ls, j.drop)), p.hash(ls))
 		}
 	}
 	p.cfg.Offenders.add(next.stops, 1)

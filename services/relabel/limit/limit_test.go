@@ -2,6 +2,7 @@ package limit
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -10,12 +11,14 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"go.uber.org/goleak"
 
 	"github.com/millrace/millrace/pkg/await"
 	"github.com/millrace/millrace/pkg/frame"
+	"github.com/millrace/millrace/pkg/stream"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -377,6 +380,132 @@ func (h *house) holds(verdicts map[frame.DictID]Verdict) {
 				}
 			}
 		}
+	}
+}
+
+// TestLongNamesNeitherBlockNorBecomeOne has as many metrics in a dictionary as there can be, with names that together are larger than a message of NATS and differ far behind.
+func TestLongNamesNeitherBlockNorBecomeOne(t *testing.T) {
+	const limit = frame.MaxSeries - 100
+	h := newHouse(t, 2, Limits{Metric: Rule{MaxSeries: 1}, All: Rule{MaxSeries: limit}})
+	var list []labels.Labels
+	for i := range frame.MaxSeries {
+		list = append(list, labels.FromStrings("__name__", fmt.Sprint(strings.Repeat("é", 200), i), "job", "api", "instance", "0"))
+	}
+	id, v := h.announce(1, "api", list...)
+	if n := h.kept(id, v); n != limit {
+		t.Fatalf("%d series have a place, want %d", n, limit)
+	}
+	// The next owners, of this partition and of the accountant, are told all of it.
+	h.move(1)
+	h.move(0)
+	if v := h.again(id); h.kept(id, v) != limit {
+		t.Errorf("%d series have a place after a move, want %d", h.kept(id, v), limit)
+	}
+	if id, v := h.announce(0, "api", numbered("x", "1", "user_id", 0, 1)...); h.kept(id, v) != 0 {
+		t.Error("a series beyond the limit has a place")
+	}
+	if id, v := h.announce(0, "api", list[0]); h.kept(id, v) != 0 {
+		t.Error("a second series of a metric has a place")
+	}
+}
+
+// TestALongInstanceIsWritten whose name is in more offences than a message of NATS holds.
+func TestALongInstanceIsWritten(t *testing.T) {
+	h := newHouse(t, 1, Limits{Target: Rule{MaxSeries: 1}})
+	instance := strings.Repeat("é", 20_000)
+	var list []labels.Labels
+	for i := range 2 * maxStops {
+		list = append(list, labels.FromStrings("__name__", fmt.Sprint("m", i), "job", "api", "instance", instance))
+	}
+	id, v := h.announce(0, "api", list...)
+	h.move(0)
+	if again := h.again(id); h.kept(id, v) != 1 || !bytes.Equal(v.refused, again.refused) {
+		t.Errorf("%d series have a place, %d after a move; want 1", h.kept(id, v), h.kept(id, again))
+	}
+	top := h.parts[0].offenders.top()
+	if len(top) != shown || len(top[0].Name) > maxName || !utf8.ValidString(top[0].Name) || !strings.HasPrefix(top[0].Name, "api/éé") {
+		t.Errorf("offenders %+v", top)
+	}
+}
+
+func TestARecordNamesFewerOffencesWhereItWouldBeTooLarge(t *testing.T) {
+	h := newHouse(t, 1, Limits{Target: Rule{MaxSeries: 1}})
+	j := &journal{conn: h.conn, subject: h.conn.Verdicts(0)}
+	if _, err := j.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id := frame.DictID{1}
+	r := &record{Dict: id[:], Series: 3, Refused: []byte{7}}
+	for range maxStops {
+		r.Stops = append(r.Stops, stop{Kind: Target, Name: strings.Repeat("x", 60_000)})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
+	defer cancel()
+	if err := j.append(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	live, err := j.read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := live[id]; w == nil || len(w.Stops) != 8 || !marks(w.Refused).has(2) {
+		t.Errorf("%d offences are left: %v", len(w.Stops), w.Refused)
+	}
+}
+
+func TestWhatIsTooLargeForNATSIsNotTriedForEver(t *testing.T) {
+	h := newHouse(t, 1, Limits{Job: Rule{MaxSeries: 1}})
+	ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
+	defer cancel()
+	p := h.parts[0]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	huge := strings.Repeat("x", int(h.conn.NC.MaxPayload()))
+	_, asked := p.request(ctx, &ask{Job: huge})
+	for place, err := range map[string]error{h.conn.Limits(): asked, h.conn.Verdicts(0): p.journal.append(ctx, &record{Drop: []string{huge}})} {
+		if !errors.Is(err, stream.ErrTooLarge) || !strings.Contains(err.Error(), place) || !strings.Contains(err.Error(), "max_payload") {
+			t.Errorf("%s: %v", place, err)
+		}
+	}
+}
+
+// TestAJournalWhoseMessagesHavePassedGoesOn whether it is known or not that the first try has stored nothing.
+func TestAJournalWhoseMessagesHavePassedGoesOn(t *testing.T) {
+	h := newHouse(t, 1, Limits{Target: Rule{MaxSeries: 1}})
+	h.parts[0].stop()
+	empty := func() {
+		if err := h.conn.JS.DeleteStream(t.Context(), h.conn.Stream(stream.Verdicts)); err != nil {
+			t.Error(err)
+		}
+	}
+	ensure := func() {
+		if err := h.conn.Ensure(t.Context(), stream.Layout{Partitions: 1, Replicas: 1, Verdicts: true}); err != nil {
+			t.Error(err)
+		}
+	}
+	for name, pass := range map[string]func(){"known": func() { empty(); ensure() }, "in doubt": empty} {
+		t.Run(name, func(t *testing.T) {
+			j := &journal{conn: h.conn, subject: h.conn.Verdicts(0), waiting: func(error) { ensure() }}
+			if _, err := j.open(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			pass()
+			ctx, cancel := context.WithTimeout(t.Context(), await.Patience)
+			defer cancel()
+			for range 2 {
+				if err := j.append(ctx, &record{Freed: make([]byte, 16)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Another process is noticed as before.
+			other := &journal{conn: h.conn, subject: j.subject, owner: 1}
+			if _, err := other.open(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := j.append(ctx, &record{}); !errors.Is(err, ErrMoved) {
+				t.Errorf("after another process has written: %v", err)
+			}
+		})
 	}
 }
 

@@ -155,7 +155,7 @@ func (o *Offenders) grown(d *frame.Dictionary, stops []stop) map[string]string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i := range d.Series {
-		metric := d.Series[i].Labels.Get(model.MetricNameLabel)
+		metric := metric(d.Series[i].Labels)
 		if !wanted[metric] {
 			continue
 		}
@@ -195,13 +195,14 @@ func (g *growth) note(ls labels.Labels) {
 		if l.Name == model.MetricNameLabel {
 			return
 		}
-		i := slices.IndexFunc(g.labels, func(x labelGrowth) bool { return x.name == l.Name })
+		name := clip(l.Name)
+		i := slices.IndexFunc(g.labels, func(x labelGrowth) bool { return x.name == name })
 		if i < 0 {
 			if len(g.labels) >= maxLabels {
 				return
 			}
 			i = len(g.labels)
-			g.labels = append(g.labels, labelGrowth{name: l.Name})
+			g.labels = append(g.labels, labelGrowth{name: name})
 		}
 		h := maphash.String(hashSeed, l.Value)
 		g.labels[i].bits[h>>6&63] |= 1 << (h & 63)

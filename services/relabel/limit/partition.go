@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/millrace/millrace/pkg/frame"
@@ -131,6 +130,7 @@ func (p *Partition) restore(d *frame.Dictionary, w *written, announced time.Time
 		return
 	}
 	h := &held{verdict: Verdict{refused: w.Refused, merged: w.Merged, drop: w.Drop}, announced: announced, written: w.at, stops: w.Stops}
+	job := clip(d.Job)
 	for i := range d.Series {
 		ls := d.Series[i].Labels
 		switch {
@@ -138,9 +138,9 @@ func (p *Partition) restore(d *frame.Dictionary, w *written, announced time.Time
 			p.rival(ls, p.drop, announced)
 		case h.verdict.merged.has(i):
 			p.rival(ls, h.verdict.drop, announced)
-			p.put(h, d.Job, ls, p.hash(without(ls, h.verdict.drop)), p.hash(ls))
+			p.put(h, job, ls, p.hash(without(ls, h.verdict.drop)), p.hash(ls))
 		default:
-			p.put(h, d.Job, ls, p.hash(ls), 0)
+			p.put(h, job, ls, p.hash(ls), 0)
 		}
 	}
 	p.dicts[d.ID] = h
@@ -152,7 +152,7 @@ func (p *Partition) put(h *held, job string, ls labels.Labels, final, owner uint
 	h.places = append(h.places, final)
 	x, ok := p.places[final]
 	if x.refs++; !ok {
-		x.job, x.metric = p.tally(p.jobs, job), p.tally(p.metrics, ls.Get(model.MetricNameLabel))
+		x.job, x.metric = p.tally(p.jobs, job), p.tally(p.metrics, metric(ls))
 		if name, ok := target(ls); ok {
 			x.target = p.tally(p.targets, name)
 		}
@@ -175,12 +175,6 @@ func (p *Partition) tally(of map[string]*tally, name string) *tally {
 		of[name] = t
 	}
 	return t
-}
-
-// target returns the name of the target that a series is of, by its labels; false where it has no instance.
-func target(ls labels.Labels) (name string, ok bool) {
-	instance := ls.Get(model.InstanceLabel)
-	return targetName(ls.Get(model.JobLabel), instance), instance != ""
 }
 
 // take takes a dictionary's places away. It returns the numbers of series that have changed.
@@ -237,6 +231,18 @@ func (p *Partition) have(k key) int {
 // Active returns how many series have a place.
 func (p *Partition) Active() int { return int(p.active.Load()) }
 
+// Newest returns the newest verdict that was found by [Open], and its dictionary; false where that has no places any more. The owner before may have been killed
+// before endpoints got what follows from it.
+func (p *Partition) Newest() (id frame.DictID, v Verdict, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.dicts[p.journal.newest]
+	if h == nil {
+		return id, v, false
+	}
+	return p.journal.newest, h.verdict, true
+}
+
 // Published notes that all endpoints have what follows from the newest verdict on a dictionary.
 func (p *Partition) Published(id frame.DictID) {
 	p.mu.Lock()
@@ -278,7 +284,7 @@ func (p *Partition) Sweep(ctx context.Context) error {
 			continue
 		}
 		freed, ids = append(freed, id[:]...), append(ids, id)
-		if len(freed) >= maxRecord/2 {
+		if len(freed) >= p.journal.most() {
 			break
 		}
 	}

@@ -34,7 +34,7 @@ type record struct {
 // stop says that a limit has kept series of a metric out, or would have.
 type stop struct {
 	Kind   Kind   `msgpack:"kind"`
-	Name   string `msgpack:"name"` // of the target, job or metric; "" for all
+	Name   string `msgpack:"name"` // of the target, job or metric, like those below no longer than maxName; "" for all
 	Metric string `msgpack:"metric"`
 	Series int    `msgpack:"n"`
 	Label  string `msgpack:"label,omitempty"` // that has grown most
@@ -51,11 +51,15 @@ func (r *record) encode() []byte {
 	return append([]byte{recordVersion}, b...)
 }
 
-// maxRecord is the largest record that is read, in bytes.
-const maxRecord = 1 << 20
+const (
+	// maxRecord is how large records are to be, in bytes: half of what NATS takes by default.
+	maxRecord = 1 << 19
+	// maxRead is the largest that is read. Where max_payload was raised, there are records from before names were bounded.
+	maxRead = 8 << 20
+)
 
 func decodeRecord(b []byte) (*record, error) {
-	if len(b) < 2 || len(b) > maxRecord {
+	if len(b) < 2 || len(b) > maxRead {
 		return nil, fmt.Errorf("record of %d bytes", len(b))
 	}
 	if b[0] != recordVersion {
