@@ -76,6 +76,10 @@ func newRecorder(t *testing.T) *recorder {
 }
 
 func (e *recorder) serve(w http.ResponseWriter, req *http.Request) {
+	if req.Method != http.MethodPost { // a test of another package, whose target had this port before, scrapes
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
 	body, err := io.ReadAll(req.Body)
 	if err != nil {
 		return // the client has given up
