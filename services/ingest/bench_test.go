@@ -58,6 +58,9 @@ func BenchmarkOTLP(b *testing.B) {
 		}
 		for _, g := range r.gathers {
 			src := s.registry.lock(g.src)
+			for i := range g.samples {
+				g.samples[i].ser = r.settle(src, g.samples[i].ser, g.samples[i].about)
+			}
 			list := r.judge(src, g)
 			if err := src.seal(); err != nil {
 				b.Fatal(err)

@@ -34,7 +34,7 @@ func readAny(t *testing.T, s *Service, format door.Format, body []byte) {
 	for _, g := range r.gathers {
 		src := s.registry.lock(g.src)
 		for i := range g.samples {
-			g.samples[i].ser = r.settle(src, g.samples[i].ser)
+			g.samples[i].ser = r.settle(src, g.samples[i].ser, g.samples[i].about)
 		}
 		list := r.attach(src, g, r.judge(src, g))
 		if err := src.seal(); err != nil {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/millrace/millrace/pkg/counter"
 	"github.com/millrace/millrace/pkg/publish"
-	"github.com/millrace/millrace/pkg/stream"
 	"github.com/millrace/millrace/services/ingest/door"
 )
 
@@ -63,7 +62,7 @@ var _ door.Taker = (*Service)(nil)
 // New returns the service.
 func New(cfg Config) *Service {
 	s := &Service{
-		cfg: cfg, hash: newHasher(), registry: newRegistry(cfg.Partitions, stream.NewPublisher(), cfg.MaxSeries), metadata: newFamilies(),
+		cfg: cfg, hash: newHasher(), registry: newRegistry(cfg.Partitions, cfg.MaxSeries), metadata: newFamilies(),
 		budget: publish.NewBudget(cfg.MaxPendingBytes), translating: make(chan struct{}, runtime.GOMAXPROCS(0)),
 	}
 	s.metrics = newMetrics(s, cfg.Registerer)

@@ -236,7 +236,8 @@ func (r *request) learnPoints(m *metric, some []unknown, first int) bool {
 
 // entryOf returns what is to be known of a point that is translated to these samples; nil where it is refused.
 func (r *request) entryOf(m *metric, got []translated) *entry {
-	e := &entry{series: make([]*series, 0, len(got))}
+	// All series of a point are of its metric, of which one thing is said.
+	e := &entry{series: make([]*series, 0, len(got)), about: aboutOf(familyOf(got[0].family, got[0].labels), got[0].meta)}
 	delta := m.temporality == temporalityDelta && m.kind != kindGauge && m.kind != kindSummary
 	if err := r.roomFor(got, delta); err != nil {
 		r.refuse(refusalOf(err), 1, "a point of metric %q: %v", short(m.name), err)
@@ -244,7 +245,7 @@ func (r *request) entryOf(m *metric, got []translated) *entry {
 	}
 	for i := range got {
 		x := &got[i]
-		ser, err := r.seriesOf(x.labels, x.family, x.meta, delta)
+		ser, err := r.seriesOf(x.labels, x.family, x.meta, e.about, delta)
 		if err != nil {
 			r.refuse(refusalOf(err), 1, "a point of metric %q: %v", short(m.name), err)
 			return nil
@@ -298,7 +299,7 @@ func (r *request) addTranslated(m *metric, p *point, e *entry, number int) {
 	}
 	for i := range l.got {
 		x := &l.got[i]
-		s := sample{ser: e.series[i], t: x.t, st: x.st, v: x.v, exs: x.exs, point: number}
+		s := sample{ser: e.series[i], about: e.about, t: x.t, st: x.st, v: x.v, exs: x.exs, point: number}
 		if x.h != nil || x.fh != nil {
 			if s.hist, err = checkHistogram(x.h, x.fh); err != nil {
 				r.refuse(refusedHistogram, 1, "a point of metric %q: %v", short(m.name), err)
@@ -366,9 +367,9 @@ func (r *request) targetInfo() error {
 		return err
 	}
 	for t := res.earliest; t < res.latest; t += step {
-		r.add(sample{ser: e.series[0], t: int64(t / 1_000_000), v: 1, point: targetInfo})
+		r.add(sample{ser: e.series[0], about: e.about, t: int64(t / 1_000_000), v: 1, point: targetInfo})
 	}
-	r.add(sample{ser: e.series[0], t: int64(res.latest / 1_000_000), v: 1, point: targetInfo})
+	r.add(sample{ser: e.series[0], about: e.about, t: int64(res.latest / 1_000_000), v: 1, point: targetInfo})
 	return nil
 }
 
@@ -389,7 +390,8 @@ func (r *request) learnTargetInfo(k key) *entry {
 		if x.labels.Get(model.MetricNameLabel) != "target_info" {
 			continue
 		}
-		ser, err := r.seriesOf(x.labels, x.family, x.meta, false)
+		e.about = aboutOf(familyOf(x.family, x.labels), x.meta)
+		ser, err := r.seriesOf(x.labels, x.family, x.meta, e.about, false)
 		if err != nil {
 			r.refuse(refusalOf(err), 0, "target_info of a resource: %v", err)
 			return e
@@ -414,8 +416,8 @@ func refusalOf(err error) refusal {
 	return refusedLabels
 }
 
-// seriesOf returns the series with these labels, and the tenant's; it becomes a new one where there is none.
-func (r *request) seriesOf(ls labels.Labels, family string, meta metadata.Metadata, delta bool) (*series, error) {
+// seriesOf returns the series with these labels, and the tenant's; it becomes a new one where there is none. It gets what is said about it or, where that is nothing, the metadata.
+func (r *request) seriesOf(ls labels.Labels, family string, meta metadata.Metadata, a about, delta bool) (*series, error) {
 	ls = r.labelsOf(ls)
 	if err := r.checkLabels(ls); err != nil {
 		return nil, err
@@ -433,7 +435,10 @@ func (r *request) seriesOf(ls labels.Labels, family string, meta metadata.Metada
 		}
 		x = s.add(hash, ls, r.now)
 	}
-	if meta != (metadata.Metadata{}) {
+	switch {
+	case a != about{}:
+		s.tell(x, a)
+	case meta != metadata.Metadata{}:
 		s.setMetadata(x, family, clipped(meta))
 	}
 	return x, nil

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unique"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/metadata"
@@ -156,6 +157,51 @@ func (s *source) describe(f *families) {
 			s.setMetadata(x, family, m)
 		}
 	}
+}
+
+// about is what a sender says of series along with their samples: their family and its metadata. The zero one is nothing. Equal ones are the same, so that comparing costs next to
+// nothing, and have their texts in one place, so that keeping one with each point and series does not take the memory of a help each time.
+type about struct{ unique.Handle[description] }
+
+type description struct {
+	family string
+	meta   metadata.Metadata
+}
+
+func aboutOf(family string, m metadata.Metadata) about {
+	if m == (metadata.Metadata{}) {
+		return about{}
+	}
+	return about{unique.Make(description{family, clipped(m)})}
+}
+
+// size returns how long the texts are, in bytes.
+func (a about) size() int {
+	if a == (about{}) {
+		return 0
+	}
+	d := a.Value()
+	return len(d.family) + len(d.meta.Help) + len(d.meta.Unit)
+}
+
+// tell gives a series what a sender says of it, which is not nothing. The source's lock is held.
+func (s *source) tell(x *series, a about) {
+	d := a.Value()
+	x.about = a
+	s.setMetadata(x, d.family, d.meta)
+}
+
+// retellEvery is how often what known points say of series may change their metadata, in seconds.
+const retellEvery = 60
+
+// retell is tell for a series of a known point, of which something else was said since. Senders that differ may take turns, and each change makes dictionaries anew: so a source has such changes
+// in one second of a minute alone. The source's lock is held.
+func (s *source) retell(x *series, a about, now int64) {
+	if now != s.changed && now-s.changed < retellEvery {
+		return
+	}
+	s.changed = now
+	s.tell(x, a)
 }
 
 // setMetadata gives a series metadata. The source's lock is held.

@@ -302,7 +302,7 @@ func (r *request) readMetric(m *metric) error {
 				if int64(at/1_000_000) <= r.maxTime {
 					res.earliest, res.latest = min(res.earliest, at), max(res.latest, at)
 				}
-				x.ser, x.point = e.series[0], first+i
+				x.ser, x.about, x.point = e.series[0], e.about, first+i
 				r.add(x)
 				continue
 			}
@@ -422,7 +422,7 @@ func (r *request) addValues(k kind, p *point, e *entry, t, st int64, number int)
 		if stale {
 			v = math.Float64frombits(value.StaleNaN)
 		}
-		r.add(sample{ser: e.series[i], t: t, st: st, v: v, point: number})
+		r.add(sample{ser: e.series[i], about: e.about, t: t, st: st, v: v, point: number})
 		i++
 	}
 	switch k {

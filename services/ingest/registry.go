@@ -2,6 +2,8 @@ package ingest
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -17,15 +19,13 @@ import (
 // registry holds the sources, and the points that are known by their bytes.
 type registry struct {
 	partitions int
-	process    uint64 // part of the frames' source, so that the numbers of its frames are this process's own
 	maxSeries  int64
 
-	series  atomic.Int64
-	entries atomic.Int64
+	series atomic.Int64
+	places atomic.Int64 // that the known points take, see [entry.places]
 
 	mu      sync.RWMutex
 	sources map[sourceKey]*source
-	seq     uint64 // the greatest number of a frame among the sources that are forgotten
 
 	shards [64]shard
 }
@@ -41,8 +41,22 @@ type entry struct {
 	key    key
 	size   int // of the bytes of its labels or attributes; 0 where they do not stand together
 	series []*series
+	about  about                 // what was said of the series with the point
 	seen   atomic.Int64          // in seconds
 	next   atomic.Pointer[entry] // the point that came after it the last time
+}
+
+// placesPerSeries is how many places the known points may take for each series of max_series. A sender's series is in one entry, which has two places if it is alone
+// there, and it may be in a second for a while: when it is described anew, its resource gets another attribute, or two senders write its labels in different order.
+const placesPerSeries = 4
+
+// helpPlace is how much of a description has a place of its own, in bytes. Most are shorter, and shared by many points.
+const helpPlace = 256
+
+// places returns for how much an entry counts: a place of at most a few hundred bytes for itself, one for each of its series, and more for a long description. So it
+// cannot be had by the points of many names that stand for the same thousands of series, or that have a long help each.
+func (e *entry) places() int64 {
+	return 1 + int64(max(len(e.series), 1)) + int64(e.about.size()/helpPlace)
 }
 
 // sourceKey says which series belong together.
@@ -52,8 +66,8 @@ type sourceKey struct {
 	delta                 bool // their frames hold deltas, and go to the stream DELTAS
 }
 
-func newRegistry(partitions int, process uint64, maxSeries int) *registry {
-	r := &registry{partitions: partitions, process: process, maxSeries: int64(maxSeries), sources: map[sourceKey]*source{}}
+func newRegistry(partitions, maxSeries int) *registry {
+	r := &registry{partitions: partitions, maxSeries: int64(maxSeries), sources: map[sourceKey]*source{}}
 	for i := range r.shards {
 		r.shards[i].known = map[key]*entry{}
 	}
@@ -97,18 +111,27 @@ func (r *registry) source(k sourceKey) *source {
 	if s := r.sources[k]; s != nil {
 		return s
 	}
+	s = &source{key: k, id: newSourceID(), partition: k.partition(r.partitions), byHash: map[uint64]*series{}}
+	r.sources[k] = s
+	return s
+}
+
+// newSourceID returns the ID under which a source numbers its frames. It is random: frames of two sources with one ID would be dropped as repeated, so no sender may
+// be able to choose its labels such that its source gets the ID of another's. Each process has IDs of its own thereby, and so has a source that was forgotten and comes again.
+func newSourceID() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// partition returns where the frames of a source go, which is the same in all processes, always. Senders can choose it, and gain nothing.
+func (k *sourceKey) partition(partitions int) int {
 	d := xxhash.New()
 	for _, part := range []string{k.tenant, k.job, k.instance, strconv.Itoa(int(k.lane))} {
 		_, _ = d.WriteString(part) // writing to a digest never fails
 		_, _ = d.Write([]byte{0xff})
 	}
-	place := d.Sum64()
-	_, _ = d.WriteString(strconv.FormatUint(r.process, 16) + strconv.FormatBool(k.delta))
-	s = &source{
-		key: k, id: d.Sum64(), partition: stream.PartitionOf(place, r.partitions), byHash: map[uint64]*series{}, seq: r.seq,
-	}
-	r.sources[k] = s
-	return s
+	return stream.PartitionOf(d.Sum64(), partitions)
 }
 
 // after returns what is known of a point, or nil. Senders send the same points in the same order: before is the one that was found last, behind which this one stood the last time.
@@ -150,14 +173,16 @@ func (r *registry) lookup(k key, now int64) *entry {
 func (r *registry) remember(k key, e *entry, now int64) {
 	e.key = k
 	e.seen.Store(now)
-	if r.entries.Load() >= 2*r.maxSeries {
-		return
-	}
 	sh := &r.shards[k.a%uint64(len(r.shards))]
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if _, ok := sh.known[k]; !ok {
-		r.entries.Add(1)
+	added := e.places()
+	if old := sh.known[k]; old != nil { // another request has learned it at the same time
+		added -= old.places()
+	}
+	if r.places.Add(added) > placesPerSeries*r.maxSeries && added > 0 {
+		r.places.Add(-added)
+		return
 	}
 	sh.known[k] = e
 }
@@ -167,8 +192,8 @@ func (r *registry) reset() {
 	for i := range r.shards {
 		sh := &r.shards[i]
 		sh.mu.Lock()
-		r.entries.Add(-int64(len(sh.known)))
 		for _, e := range sh.known {
+			r.places.Add(-e.places())
 			e.next.Store(nil)
 		}
 		clear(sh.known)
@@ -200,7 +225,7 @@ func (r *registry) sweep(before int64, each bool) {
 			if e.seen.Load() < before {
 				delete(sh.known, k)
 				e.next.Store(nil) // what still refers to it is not to keep those behind it as well
-				r.entries.Add(-1)
+				r.places.Add(-e.places())
 			}
 		}
 		sh.mu.Unlock()
@@ -217,7 +242,6 @@ func (r *registry) sweep(before int64, each bool) {
 		s.mu.Lock()
 		if len(s.series) == 0 {
 			s.removed = true
-			r.seq = max(r.seq, s.seq)
 			delete(r.sources, k)
 		}
 		s.mu.Unlock()

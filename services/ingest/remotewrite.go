@@ -259,17 +259,17 @@ func (r *request) learnLabels(k key, size int, ls labels.Labels, m metadata.Meta
 		return nil, err
 	}
 	name := ls.Get(model.MetricNameLabel)
-	family := name
+	family, a := name, aboutOf(name, m)
 	if m == (metadata.Metadata{}) {
 		if f, known := r.svc.metadata.of(r.tenant, name); f != "" {
 			family, m = f, known
 		}
 	}
-	ser, err := r.seriesOf(ls, family, m, false)
+	ser, err := r.seriesOf(ls, family, m, a, false)
 	if err != nil {
 		return nil, err
 	}
-	e := &entry{size: size, series: []*series{ser}}
+	e := &entry{size: size, series: []*series{ser}, about: a}
 	r.svc.registry.remember(k, e, r.now)
 	return e, nil
 }
@@ -292,7 +292,7 @@ func (r *request) addPushed(e *entry, p *pushed) {
 	for i := range p.samples {
 		x := p.samples[i]
 		r.number++
-		x.ser, x.point = ser, r.number
+		x.ser, x.about, x.point = ser, e.about, r.number
 		if i == len(p.samples)-1 {
 			x.exs, p.exemplars = p.exemplars, nil
 		}

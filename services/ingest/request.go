@@ -24,6 +24,7 @@ import (
 // sample is a sample on its way into a frame.
 type sample struct {
 	ser   *series
+	about about // what is said of the series with it
 	t, st int64 // timestamp and start timestamp in milliseconds; st is 0 where it is not known
 	v     float64
 	hist  *frame.Histogram // nil for a float; Index, Time and Start are not set
@@ -278,7 +279,8 @@ func (r *request) commit(g *gather, a *acks) error {
 	s := r.svc.registry.lock(g.src)
 	defer s.mu.Unlock()
 	for i := range g.samples {
-		g.samples[i].ser = r.settle(s, g.samples[i].ser)
+		x := &g.samples[i]
+		x.ser = r.settle(s, x.ser, x.about)
 	}
 	clear(r.newest)
 	clear(r.runs)
@@ -334,17 +336,21 @@ func (r *request) commit(g *gather, a *acks) error {
 	return nil
 }
 
-// settle returns the series of the source as it is now that stands for another: it may have been forgotten while the request was read.
-func (r *request) settle(s *source, x *series) *series {
+// settle returns the series of the source as it is now that stands for another: it may have been forgotten while the request was read. The sample says this about
+// it, which is not what the series has where another sender, or the same one, has said something else since the point was learned.
+func (r *request) settle(s *source, x *series, a about) *series {
 	if x.src != s || x.number == gone {
 		hash := x.labels.Hash()
 		now := s.find(hash, x.labels)
 		if now == nil {
 			now = s.add(hash, x.labels, r.now)
-			now.family, now.meta = x.family, x.meta
+			now.family, now.meta, now.about = x.family, x.meta, x.about
 			r.svc.registry.series.Add(1)
 		}
 		x = now
+	}
+	if a != x.about && a != (about{}) {
+		s.retell(x, a, r.now)
 	}
 	x.seen = r.now
 	return x
@@ -358,7 +364,7 @@ func (r *request) attach(s *source, g *gather, list []sample) []sample {
 		at[list[i].ser] = i
 	}
 	for _, e := range g.exemplars {
-		ser := r.settle(s, e.ser)
+		ser := r.settle(s, e.ser, about{})
 		i, ok := at[ser]
 		if !ok {
 			if ser.last == minTime || ser.hist {

@@ -28,6 +28,7 @@ type source struct {
 	sealed    int  // series[:sealed] stand in dicts
 	described bool // a series has other metadata than its dictionary
 	metaGen   uint64
+	changed   int64                         // when a known point changed metadata last, in seconds, see [source.retell]
 	exemplars map[*series]exemplar.Exemplar // the newest of each series
 }
 
@@ -45,6 +46,7 @@ type series struct {
 	labels labels.Labels
 	family string
 	meta   metadata.Metadata
+	about  about   // what a sender said of it last along with its samples
 	next   *series // with the same hash
 
 	last int64  // timestamp of the newest sample, in milliseconds

@@ -93,13 +93,25 @@ func failureOf(ctx context.Context, err error) *failure {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return &failure{fault: slow, message: "the data could not be made safe before the deadline of the call", cause: err}
 	case ctx.Err() != nil:
-		return &failure{fault: gone, message: "the request was cancelled", cause: err}
+		return cutOff(ctx, "the request was cancelled", err)
 	case errors.Is(err, context.DeadlineExceeded):
 		f := fail(unavailable, "the data could not be made safe in time; send it again")
 		f.cause = err
 		return f
 	}
 	return &failure{fault: internal, message: internalMessage, cause: err}
+}
+
+// errClosing is why the context of a request ends that the door cuts off.
+var errClosing = errors.New("the door closes")
+
+// cutOff is the failure of a request whose context has ended: the sender has gone, or the door closes. In that case the
+// sender reads the answer, and must learn from it that the data is not unfit.
+func cutOff(ctx context.Context, message string, cause error) *failure {
+	if errors.Is(context.Cause(ctx), errClosing) {
+		return fail(unavailable, "the door closes before the data is safe; send it again")
+	}
+	return &failure{fault: gone, message: message, cause: cause}
 }
 
 const internalMessage = "internal error; the log of Millrace has the cause"

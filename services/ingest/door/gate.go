@@ -300,7 +300,7 @@ func (g *gate) readFailure(ctx context.Context, err error, limit int64, state, s
 	case errors.Is(err, errCorrupt):
 		return fail(malformed, "decompressing the body: %s", err)
 	case ctx.Err() != nil, errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
-		return &failure{fault: gone, message: "the body ended early", cause: err}
+		return cutOff(ctx, "the body ended early", err)
 	}
 	return fail(malformed, "reading the body: %s", err)
 }

@@ -16,7 +16,9 @@ import (
 const (
 	readHeaderTimeout = 10 * time.Second
 	shutdownTimeout   = 5 * time.Second
-	maxHeaderBytes    = 64 << 10
+	// cutOffTimeout is how long the requests that are cut off have for their answer.
+	cutOffTimeout  = time.Second
+	maxHeaderBytes = 64 << 10
 	// pingAfter is how long a connection of HTTP/2 may be silent before it is asked whether it is still there.
 	pingAfter = 30 * time.Second
 )
@@ -124,8 +126,8 @@ func (d *listener) closeListener() error {
 func (d *listener) String() string { return "door " + d.gate.cfg.Name }
 
 // Serve listens if Listen has not been called, and serves until the context ends; then it takes no new requests, gives
-// those running up to 5 seconds, cuts off the rest and returns nil. It returns early with an error when the address
-// cannot be opened or stops working. It may be called again after it returned, not while it runs.
+// those running up to 5 seconds, answers the rest that they may come again, and returns nil. It returns early with an
+// error when the address cannot be opened or stops working. It may be called again after it returned, not while it runs.
 func (d *listener) Serve(ctx context.Context) error {
 	l, err := d.begin()
 	if err != nil {
@@ -133,8 +135,8 @@ func (d *listener) Serve(ctx context.Context) error {
 	}
 	defer d.end()
 	// Requests live as long as the server, not as long as ctx: a graceful end lets them finish.
-	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
+	base, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(errClosing)
 	server := d.server(base)
 	ended := make(chan error, 1)
 	go func() {
@@ -208,12 +210,20 @@ func (d *listener) server(base context.Context) *http.Server {
 }
 
 // shutdown ends the server, gracefully while the time lasts.
-func (d *listener) shutdown(server *http.Server, cancel context.CancelFunc) {
-	ctx, done := context.WithTimeout(context.Background(), shutdownTimeout)
-	defer done()
-	if err := server.Shutdown(ctx); err != nil {
-		d.gate.cfg.Logger.Warn("Cutting off pushes that did not end", "door", d.gate.cfg.Name, "waited", shutdownTimeout, "err", err)
-		cancel()
+func (d *listener) shutdown(server *http.Server, cancel context.CancelCauseFunc) {
+	err := endWithin(server, shutdownTimeout)
+	if err == nil {
+		return
+	}
+	d.gate.cfg.Logger.Warn("Cutting off pushes that did not end", "door", d.gate.cfg.Name, "waited", shutdownTimeout, "err", err)
+	cancel(errClosing)
+	if endWithin(server, cutOffTimeout) != nil { // whoever does not read the answer
 		_ = server.Close() // only ever repeats the listener's error
 	}
+}
+
+func endWithin(server *http.Server, timeout time.Duration) error {
+	ctx, done := context.WithTimeout(context.Background(), timeout)
+	defer done()
+	return server.Shutdown(ctx)
 }

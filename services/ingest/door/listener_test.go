@@ -197,6 +197,22 @@ func TestCertificatesAreReadAgainWhenTheirFilesChange(t *testing.T) {
 	}
 }
 
+// newServer is the rig's door, which does not run yet.
+func (r *rig) newServer(t testing.TB) (s server) {
+	t.Helper()
+	cfg := Config{Listen: "127.0.0.1:0", Taker: r.recorder}
+	var err error
+	if r.name == OTLPHTTP {
+		s, err = NewHTTP(cfg)
+	} else {
+		s, err = NewGRPC(cfg)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 func TestServeEndsGracefullyAndAgain(t *testing.T) {
 	for _, name := range []string{OTLPHTTP, OTLPGRPC} {
 		t.Run(name, func(t *testing.T) {
@@ -207,17 +223,7 @@ func TestServeEndsGracefullyAndAgain(t *testing.T) {
 				<-release
 				return Outcome{Samples: 1}, nil
 			}
-			cfg := Config{Listen: "127.0.0.1:0", Taker: r.recorder}
-			var s server
-			var err error
-			if name == OTLPHTTP {
-				s, err = NewHTTP(cfg)
-			} else {
-				s, err = NewGRPC(cfg)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			s := r.newServer(t)
 			for range 2 {
 				if err := s.Listen(); err != nil {
 					t.Fatal(err)
@@ -260,42 +266,64 @@ func TestServeEndsGracefullyAndAgain(t *testing.T) {
 	}
 }
 
+// Whoever is cut off is told to come again: another answer would make senders drop what they have.
 func TestServeCutsOffWhatDoesNotEnd(t *testing.T) {
-	r := &rig{name: OTLPHTTP, recorder: new(recorder)}
-	begun, gone := make(chan struct{}), make(chan struct{})
-	r.recorder.answer = func(ctx context.Context, _ *Push) (Outcome, error) {
-		close(begun)
-		<-ctx.Done()
-		close(gone)
-		return Outcome{}, ctx.Err()
+	for name, want := range map[string]string{OTLPHTTP: "503", OTLPGRPC: "14"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it takes its time
+			r := &rig{name: name, recorder: new(recorder)}
+			begun := make(chan struct{})
+			r.recorder.answer = func(ctx context.Context, _ *Push) (Outcome, error) {
+				close(begun)
+				<-ctx.Done()
+				return Outcome{}, ctx.Err()
+			}
+			s := r.newServer(t)
+			if err := s.Listen(); err != nil {
+				t.Fatal(err)
+			}
+			r.base = "http://" + s.Addr().String()
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- s.Serve(ctx) }()
+			client := r.client(t)
+			type answer struct{ code, text string }
+			answered := make(chan answer, 1)
+			go func() {
+				code, text := r.send(t, client, bytes.NewReader(r.good(t)), identity)
+				answered <- answer{code, text}
+			}()
+			<-begun
+			start := time.Now()
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(start); took > 30*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if got := <-answered; got.code != want || !strings.Contains(got.text, "send it again") {
+				t.Errorf("the sender is told %s %q, want %s", got.code, got.text, want)
+			}
+		})
 	}
-	d, err := NewHTTP(Config{Listen: "127.0.0.1:0", Taker: r.recorder})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Listen(); err != nil {
-		t.Fatal(err)
-	}
-	url := "http://" + d.Addr().String() + metricsPath
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- d.Serve(ctx) }()
-	body := bytes.NewReader(metricsProto(t, 1))
-	client := r.client(t)
-	go func() {
-		if res, err := client.Post(url, protobufType, body); err == nil {
-			_ = res.Body.Close()
+}
+
+// What the door does with a push that ends early depends on whose end it is.
+func TestSendersThatGoAreNotThoseThatAreCutOff(t *testing.T) {
+	closing, cut := context.WithCancelCause(t.Context())
+	gone, leave := context.WithCancel(closing)
+	leave()
+	cut(errClosing)
+	waiting, end := context.WithTimeout(closing, time.Hour)
+	defer end()
+	g := new(gate)
+	for want, ctx := range map[string]context.Context{"499": gone, "503": waiting} {
+		for _, f := range []*failure{failureOf(ctx, ctx.Err()), g.readFailure(ctx, ctx.Err(), 0, "", "")} {
+			if f.httpCode() != want || (f.seconds > 0) != (want == "503") {
+				t.Errorf("answered %s, to come again after %d s; want %s", f.httpCode(), f.seconds, want)
+			}
 		}
-	}()
-	<-begun
-	start := time.Now()
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	<-gone
-	if took := time.Since(start); took > 30*time.Second {
-		t.Errorf("it took %v", took)
 	}
 }
 
