@@ -71,6 +71,10 @@ func (r *recorder) reset() {
 }
 
 func (r *recorder) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	if req.Method != http.MethodPost { // another test, whose target had this port before, scrapes
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
 	compressed, err := io.ReadAll(req.Body)
 	if err != nil {
 		return // the sender has gone

@@ -232,7 +232,7 @@ func TestReplayIsAskedForInVain(t *testing.T) {
 		{[]string{"--from=-1h", "--to=-2h", "--endpoint=prom"}, 2, "--from: -1h is after --to=-2h; exchange the two"},
 		{[]string{"--from=-1h", "--match={", "--endpoint=prom"}, 2, `--match: "{" is no selector`},
 		{[]string{"--from=-1h", "--endpoint=prom", "--url=http://x/"}, 2, "--url: it stands beside --endpoint=prom; leave one of the two out"},
-		{[]string{"--from=-1h", "--url=http://me:secret@x/"}, 2, "--url: it holds a password"},
+		{[]string{"--from=-1h", "--url=http://me:secret@x/"}, 2, "--url: it holds a secret"},
 		{[]string{"--from=-1h", "--endpoint=prom", "--rate=-3"}, 2, "--rate: -3 is no rate"},
 		{[]string{"--name=unheard"}, 2, `--name: there is no replay "unheard" that could go on; say with --from`},
 		{[]string{"--from=-1h", "--endpoint=prom", "--web.url=http://" + refusingAddress(t)}, 1, "connection refused; start it, give --web.url, or --storage.path"},
