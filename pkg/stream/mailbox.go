@@ -75,24 +75,6 @@ type Mailbox struct {
 	done chan struct{}
 }
 
-// source is a consumer that the mailbox reads from.
-type source struct {
-	oc     jetstream.Consumer
-	it     jetstream.MessagesContext
-	first  uint64        // the number of the first message that it delivers, or one before
-	asking chan struct{} // has room for the one Pending that waits for its answer
-}
-
-type delivery struct {
-	from *source
-	msg  jetstream.Msg
-	err  error
-}
-
-// idleConsumer is how long JetStream keeps the consumer of a reader that asks for nothing because its endpoint takes nothing. A reader that comes
-// back later gets a new one, but finds out only after missing heartbeats, some 10 s later.
-const idleConsumer = time.Hour
-
 // OpenMailbox opens the mailbox at its stored position. Where there is none, it stores one first, so that the beginning does not depend
 // on when the reader first finishes something.
 func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, error) {
@@ -125,7 +107,7 @@ func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, er
 	keep, stop := context.WithCancel(context.Background())
 	m.stop = stop
 	m.source.Store(s)
-	go m.pump(s)
+	go s.pump(m.messages, m.closing, m.reads)
 	var keeping sync.WaitGroup
 	keeping.Go(func() { m.guard(keep) })
 	keeping.Go(func() { m.keepStored(keep) })
@@ -134,31 +116,6 @@ func (c *Conn) OpenMailbox(ctx context.Context, cfg MailboxConfig) (*Mailbox, er
 		keeping.Wait()
 	}()
 	return m, nil
-}
-
-// consume makes a consumer of what is behind the last message that Next has returned.
-func (m *Mailbox) consume(ctx context.Context) (*source, error) {
-	m.mu.Lock()
-	first := m.last + 1
-	m.mu.Unlock()
-	oc, err := m.conn.Ordered(ctx, m.cfg.Stream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{m.cfg.Filter}, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first,
-		InactiveThreshold: idleConsumer,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading %s from %d: %w", m.cfg.Filter, first, err)
-	}
-	it, err := oc.Messages(jetstream.PullMaxMessages(m.cfg.ReadAhead))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s from %d: %w", m.cfg.Filter, first, err)
-	}
-	return &source{oc: oc, it: it, first: first, asking: make(chan struct{}, 1)}, nil
-}
-
-// letGo ends the source, and removes its consumer from the server, which would keep it for [idleConsumer]. The client may wait for the server in that.
-func (m *Mailbox) letGo(s *source) {
-	s.it.Stop()
-	m.conn.removeConsumer(m.cfg.Stream, s.oc)
 }
 
 func (c *Conn) streamInfo(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
@@ -193,95 +150,6 @@ func (m *Mailbox) load(ctx context.Context, state jetstream.StreamState) error {
 	if m.pos, m.marks, m.note = pos, marks, have.Note; m.marks == nil {
 		m.marks = map[uint64]uint64{}
 	}
-	return nil
-}
-
-// pump takes the messages from JetStream. The client waits for as long as the server is away, whatever a reader's context says, so
-// readers wait for pump instead.
-func (m *Mailbox) pump(s *source) {
-	for {
-		msg, err := Next(s.it)
-		if m.source.Load() != s {
-			return
-		}
-		select {
-		case m.messages <- delivery{s, msg, err}:
-		case <-m.closing:
-			return
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-const (
-	// guardEvery is how often a mailbox looks whether its reader waits in vain, and vainTime for how long it does before the consumer is given up.
-	guardEvery = 5 * time.Second
-	vainTime   = 15 * time.Second
-)
-
-// guard gives the consumer up where the reader waits for messages that are there, or nobody can tell whether there are any, although the connection stands. The client makes an ordered
-// consumer anew by itself, under a name that it keeps until it has succeeded. Where the cluster has put that consumer on a server that was lost
-// just then, it does not succeed before the server is back.
-func (m *Mailbox) guard(ctx context.Context) {
-	tick := time.NewTicker(guardEvery)
-	defer tick.Stop()
-	well := time.Now()
-	for last := uint64(0); ; {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		m.mu.Lock()
-		read := m.last
-		m.mu.Unlock()
-		if !m.awaited.Load() || read != last || !m.conn.NC.IsConnected() {
-			well, last = time.Now(), read
-			continue
-		}
-		asked, cancel := context.WithTimeout(ctx, guardEvery)
-		n, err := m.Pending(asked)
-		cancel()
-		m.mu.Lock()
-		read = m.last
-		m.mu.Unlock()
-		if err == nil && n == 0 || read != last {
-			well, last = time.Now(), read
-		}
-		if time.Since(well) < vainTime || ctx.Err() != nil {
-			continue
-		}
-		m.log.Warn("Waiting in vain for messages; reading by another consumer", "filter", m.cfg.Filter, "unread", n, "err", err)
-		if err := m.renew(ctx); err != nil {
-			m.log.Warn("Cannot make another consumer, trying again", "err", err)
-		}
-		well = time.Now()
-	}
-}
-
-// renew goes on with another consumer, unless the reader has meanwhile got on by the one that it has.
-func (m *Mailbox) renew(ctx context.Context) error {
-	m.renewing.Lock()
-	defer m.renewing.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, vainTime)
-	defer cancel()
-	s, err := m.consume(ctx)
-	if err != nil {
-		return err
-	}
-	m.mu.Lock()
-	behind := m.last+1 == s.first
-	old := s
-	if behind {
-		old = m.source.Swap(s)
-	}
-	m.mu.Unlock()
-	if behind {
-		go m.pump(s)
-	}
-	go m.letGo(old)
 	return nil
 }
 
@@ -322,14 +190,12 @@ func (m *Mailbox) take(d delivery) (msg Message, ok bool, err error) {
 	if d.err != nil {
 		return Message{}, false, fmt.Errorf("reading %s: %w", m.cfg.Filter, d.err)
 	}
-	meta, err := d.msg.Metadata()
+	msg, meta, err := messageOf(d.msg)
 	if err != nil {
 		return Message{}, false, fmt.Errorf("reading %s: %w", m.cfg.Filter, err)
 	}
-	m.consumer, m.read, m.last = meta.Consumer, meta.Sequence.Consumer, meta.Sequence.Stream
-	return Message{
-		Subject: d.msg.Subject(), Header: d.msg.Headers(), Data: d.msg.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, Pending: meta.NumPending,
-	}, true, nil
+	m.consumer, m.read, m.last = meta.Consumer, meta.Sequence.Consumer, msg.Seq
+	return msg, true, nil
 }
 
 func (m *Mailbox) moved() error { return fmt.Errorf("position of %s: %w", m.cfg.Key, ErrMoved) }
@@ -409,47 +275,6 @@ func (m *Mailbox) Position() Position {
 	return m.pos
 }
 
-// errAsking is returned by Pending while an earlier question has no answer.
-var errAsking = errors.New("an earlier question has no answer yet")
-
-// Pending asks JetStream how many messages of the filter are behind the last one that Next returned.
-func (m *Mailbox) Pending(ctx context.Context) (uint64, error) {
-	type answer struct {
-		info *jetstream.ConsumerInfo
-		err  error
-	}
-	s := m.source.Load()
-	select {
-	case s.asking <- struct{}{}: // several ask at the same times, and most answers come at once
-	case <-ctx.Done():
-		return 0, fmt.Errorf("asking how much of %s is unread: %w", m.cfg.Filter, errAsking)
-	}
-	answers := make(chan answer, 1)
-	go func() { // the client waits for a consumer that is being made anew, whatever ctx says
-		defer func() { <-s.asking }()
-		info, err := s.oc.Info(ctx)
-		answers <- answer{info, err}
-	}()
-	var a answer
-	select {
-	case a = <-answers:
-	case <-ctx.Done():
-		a.err = ctx.Err()
-	}
-	if a.err != nil {
-		return 0, fmt.Errorf("asking how much of %s is unread: %w", m.cfg.Filter, a.err)
-	}
-	m.mu.Lock()
-	consumer, read := m.consumer, m.read
-	m.mu.Unlock()
-	// What is delivered and not read is fetched ahead. (Delivered.Stream does not tell: it passes over messages of other subjects.)
-	ahead := a.info.Delivered.Consumer
-	if consumer == a.info.Name {
-		ahead -= min(read, ahead)
-	}
-	return a.info.NumPending + ahead, nil
-}
-
 // keepStored stores the position once a second where it has changed.
 func (m *Mailbox) keepStored(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
@@ -491,7 +316,7 @@ func (m *Mailbox) Close() {
 	close(m.closing)
 	stopped := make(chan struct{})
 	go func() {
-		m.letGo(m.source.Load())
+		m.source.Load().letGo()
 		close(stopped)
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)

@@ -40,20 +40,6 @@ func (c *Conn) Ordered(ctx context.Context, stream string, cfg jetstream.Ordered
 	}
 }
 
-// removeConsumer removes a consumer that nobody reads from any more. Where that fails, the server does so when the consumer has been idle for long.
-func (c *Conn) removeConsumer(stream string, consumer jetstream.Consumer) {
-	info := consumer.CachedInfo()
-	if info == nil || !c.NC.IsConnected() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), removeTime)
-	defer cancel()
-	_ = c.JS.DeleteConsumer(ctx, c.Stream(stream), info.Name)
-}
-
-// removeTime is how long a consumer's removal may take. Its reader has gone on.
-const removeTime = 5 * time.Second
-
 // askAgain is how long [Next] waits before it makes sure that messages have been asked for.
 const askAgain = time.Second
 

@@ -20,41 +20,20 @@ func (c *Conn) Past(ctx context.Context, stream, subject string, since time.Time
 	if err != nil {
 		return err
 	}
-	oc, err := c.Ordered(ctx, stream, jetstream.OrderedConsumerConfig{
+	s, err := c.open(ctx, stream, 16, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{subject}, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
 		InactiveThreshold: time.Minute,
 	})
 	if err != nil {
 		return fmt.Errorf("reading %s since %s: %w", subject, since.UTC().Format(time.RFC3339), err)
 	}
-	if have := oc.CachedInfo(); have != nil && have.NumPending == 0 {
+	defer func() { go s.letGo() }() // while the server is away, the client lets go only after some time
+	if have := s.oc.CachedInfo(); have != nil && have.NumPending == 0 {
 		return nil
 	}
-	it, err := oc.Messages(jetstream.PullMaxMessages(16))
-	if err != nil {
-		return fmt.Errorf("reading %s since %s: %w", subject, since.UTC().Format(time.RFC3339), err)
-	}
 	messages, closing := make(chan delivery), make(chan struct{})
-	defer func() {
-		close(closing)
-		go func() { // while the server is away, the client lets go only after some time
-			it.Stop()
-			c.removeConsumer(stream, oc)
-		}()
-	}()
-	go func() { // and it waits for messages as long, whatever a context says
-		for {
-			msg, err := Next(it)
-			select {
-			case messages <- delivery{msg: msg, err: err}:
-			case <-closing:
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
+	defer close(closing)
+	go s.pump(messages, closing, func(*source) bool { return true })
 	for {
 		var d delivery
 		select {
@@ -70,15 +49,12 @@ func (c *Conn) Past(ctx context.Context, stream, subject string, since time.Time
 		if d.err != nil {
 			return fmt.Errorf("reading %s: %w", subject, d.err)
 		}
-		meta, err := d.msg.Metadata()
+		msg, _, err := messageOf(d.msg)
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", subject, err)
 		}
-		if meta.Sequence.Stream > info.State.LastSeq {
+		if msg.Seq > info.State.LastSeq {
 			return nil
-		}
-		msg := Message{
-			Subject: d.msg.Subject(), Header: d.msg.Headers(), Data: d.msg.Data(), Seq: meta.Sequence.Stream, Time: meta.Timestamp, Pending: meta.NumPending,
 		}
 		if err := f(msg); err != nil {
 			return err
