@@ -1,4 +1,3 @@
-// Package await lets tests wait for what must come: they poll, with a deadline, and conclude nothing from how long it takes.
 package await
 
 import (
@@ -15,9 +14,15 @@ const pause = 5 * time.Millisecond
 // True returns when ok has returned true. The test ends with what was waited for where that takes longer than [Patience].
 func True(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(Patience); !ok(); time.Sleep(pause) {
+	Within(t, Patience, what, ok)
+}
+
+// Within is [True] with a patience of its own.
+func Within(t testing.TB, patience time.Duration, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(pause) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not so after %v", what, Patience)
+			t.Fatalf("%s: not so after %v", what, patience)
 		}
 	}
 }

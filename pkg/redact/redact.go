@@ -1,4 +1,3 @@
-// Package redact hides secrets in what people read: logs, pages, errors.
 package redact
 
 import (

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/millrace/millrace/pkg/await"
+	"github.com/millrace/millrace/services/discovery/peertest"
 )
 
 const (
@@ -301,13 +302,13 @@ func TestConsulDiscovery(t *testing.T) {
 }
 
 func TestConsulDiscoveryWithARealAgent(t *testing.T) {
-	program := peerProgram(t, consulEnv)
-	free := freePorts(t, 3)
+	program := peertest.Program(t, consulEnv)
+	free := peertest.FreeAddresses(t, 3)
 	port := func(i int) string { return mustParse(t, "//"+free[i]).Port() }
 	hcl := fmt.Sprintf(`ports { http = %s, dns = -1, grpc = -1, grpc_tls = -1, server = %s, serf_lan = %s, serf_wan = -1 }`, port(0), port(1), port(2))
-	agent := startPeer(t, program, "agent", "-dev", "-bind="+loopback(), "-client="+loopback(), "-hcl="+hcl)
+	agent := peertest.Start(t, program, "agent", "-dev", "-bind="+peertest.Loopback(), "-client="+peertest.Loopback(), "-hcl="+hcl)
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	agent.await("has a leader", func() bool {
+	agent.Await("has a leader", func() bool {
 		resp, err := http.Get("http://" + free[0] + "/v1/status/leader")
 		if err != nil {
 			return false

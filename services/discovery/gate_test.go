@@ -6,6 +6,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/millrace/millrace/services/discovery/peertest"
 )
 
 // gate passes TCP connections on to a server while it is open. While it is shut they are refused.
@@ -22,7 +24,7 @@ type gate struct {
 
 func newGate(t *testing.T, server string) *gate {
 	t.Helper()
-	g := &gate{t: t, address: freePorts(t, 1)[0], server: server, conns: map[net.Conn]bool{}}
+	g := &gate{t: t, address: peertest.FreeAddresses(t, 1)[0], server: server, conns: map[net.Conn]bool{}}
 	t.Cleanup(func() {
 		g.shut()
 		g.running.Wait()

@@ -2,12 +2,7 @@ package discovery
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -19,68 +14,34 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"github.com/millrace/millrace/services/discovery/peertest"
 )
 
-const (
-	// These name the programs of a real API server; with them the tests of Kubernetes discovery run against it as well.
-	etcdEnv          = "MILLRACE_TEST_ETCD"
-	kubeAPIServerEnv = "MILLRACE_TEST_KUBE_APISERVER"
-
-	// As kubeToken is discovery's, this one is that of the test.
-	kubeAdminToken = "adm1n"
-	// auditPolicy has the requests of discovery logged when they are answered.
-	auditPolicy = `{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
+// auditPolicy has the requests of discovery logged when they are answered.
+const auditPolicy = `{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [
   {"level": "Metadata", "users": ["discovery"]}, {"level": "None"}]}`
-)
 
-// kubeCluster is a real API server over a real etcd. No scheduler, kubelet or controller runs: the test says what they would. Discovery comes by a
-// gate, which the test can shut; what the test does to the objects does not pass it.
+// kubeCluster is a real API server over a real etcd. Discovery comes by a gate, which the test can shut; what the test does to the objects does not pass it.
 type kubeCluster struct {
-	t       *testing.T
-	dir     string
-	program string
-	args    []string
-	address string
-	server  *peer
-	gate    *gate
-	client  rest.Interface
+	t      *testing.T
+	dir    string
+	server *peertest.Cluster
+	gate   *gate
+	client rest.Interface
 }
 
 // newKubeCluster starts etcd, and an API server that is given more arguments.
-func newKubeCluster(t *testing.T, etcd, server string, more ...string) *kubeCluster {
+func newKubeCluster(t *testing.T, more ...string) *kubeCluster {
 	t.Helper()
-	free := freePorts(t, 3)
-	k := &kubeCluster{t: t, dir: t.TempDir(), program: server, address: free[0]}
-	clients, peers := "http://"+free[1], "http://"+free[2]
-	store := startPeer(t, etcd, "--data-dir="+k.file("etcd"), "--unsafe-no-fsync",
-		"--listen-client-urls="+clients, "--advertise-client-urls="+clients,
-		"--listen-peer-urls="+peers, "--initial-advertise-peer-urls="+peers, "--initial-cluster=default="+peers)
-	store.await("is healthy", func() bool {
-		resp, err := http.Get(clients + "/health")
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
-	})
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-
-	write(t, k.file("tokens"), kubeToken+",discovery,discovery\n"+kubeAdminToken+",admin,admin\n")
+	k := &kubeCluster{t: t, dir: t.TempDir()}
 	write(t, k.file("audit.json"), auditPolicy)
-	write(t, k.file("accounts.key"), signingKey(t))
-	at := mustParse(t, "//"+k.address)
-	k.args = append([]string{
-		"--etcd-servers=" + clients, "--bind-address=" + at.Hostname(), "--advertise-address=" + at.Hostname(), "--secure-port=" + at.Port(),
-		"--cert-dir=" + k.file("certs"), "--token-auth-file=" + k.file("tokens"), "--anonymous-auth=false", "--authorization-mode=AlwaysAllow",
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-signing-key-file=" + k.file("accounts.key"),
-		"--service-account-key-file=" + k.file("accounts.key"), "--disable-admission-plugins=ServiceAccount",
-		"--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none",
-		"--audit-policy-file=" + k.file("audit.json"), "--audit-log-path=" + k.file("audit.log"),
-	}, more...)
-	k.serve()
-	k.gate = newGate(t, k.address)
+	k.server = peertest.NewCluster(t, kubeToken+",discovery,discovery\n", append([]string{
+		"--anonymous-auth=false", "--authorization-mode=AlwaysAllow", "--audit-policy-file=" + k.file("audit.json"), "--audit-log-path=" + k.file("audit.log"),
+	}, more...)...)
+	k.client = k.server.Admin.CoreV1().RESTClient()
+	k.gate = newGate(t, k.server.Address)
 	shop := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}}
 	if err := k.client.Post().AbsPath("/api/v1/namespaces").Body(shop).Do(t.Context()).Error(); err != nil {
 		t.Fatal(err)
@@ -88,32 +49,11 @@ func newKubeCluster(t *testing.T, etcd, server string, more ...string) *kubeClus
 	return k
 }
 
-// serve starts the API server and waits until it is ready.
-func (k *kubeCluster) serve() {
-	k.t.Helper()
-	k.server = startPeer(k.t, k.program, k.args...)
-	// Its own certificate, with its key written last.
-	k.server.await("has a certificate", func() bool {
-		_, err := os.Stat(k.file("certs/apiserver.key"))
-		return err == nil
-	})
-	if k.client == nil {
-		clients, err := kubernetes.NewForConfig(&rest.Config{
-			Host: "https://" + k.address, BearerToken: kubeAdminToken, TLSClientConfig: rest.TLSClientConfig{CAFile: k.file("certs/apiserver.crt")},
-		})
-		if err != nil {
-			k.t.Fatal(err)
-		}
-		k.client = clients.CoreV1().RESTClient()
-	}
-	k.server.await("is ready", func() bool { return k.client.Get().AbsPath("/readyz").Do(k.t.Context()).Error() == nil })
-}
-
 func (k *kubeCluster) file(name string) string { return filepath.Join(k.dir, name) }
 
 func (k *kubeCluster) access() string {
 	return fmt.Sprintf("api_server: %q, authorization: {credentials: %s}, tls_config: {ca_file: %q}",
-		"https://"+k.gate.address, kubeToken, k.file("certs/apiserver.crt"))
+		"https://"+k.gate.address, kubeToken, k.server.CA)
 }
 
 func (k *kubeCluster) path(resource string, o kubeObject) string {
@@ -176,8 +116,7 @@ func (k *kubeCluster) dropWatches(compact bool) {
 		k.gate.drop()
 		return
 	}
-	k.server.kill()
-	k.serve()
+	k.server.Restart()
 }
 
 func (k *kubeCluster) setDown(down bool) {
@@ -220,20 +159,6 @@ func (k *kubeCluster) requests(kind string) int {
 		}
 	}
 	return n
-}
-
-// signingKey returns a new private key in PEM.
-func signingKey(t *testing.T) string {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalECPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}))
 }
 
 func mustParse(t *testing.T, s string) *url.URL {

@@ -106,13 +106,12 @@ func TestKubernetesDiscovery(t *testing.T) {
 }
 
 func TestKubernetesDiscoveryWithARealAPIServer(t *testing.T) {
-	etcd, server := peerProgram(t, etcdEnv), peerProgram(t, kubeAPIServerEnv)
 	for name, c := range map[string]struct{ flag, lists string }{
 		"streamed lists":             {"--feature-gates=WatchList=true", "streamed list pods"},
 		"an API server without them": {"--feature-gates=WatchList=false", "list pods"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k := newKubeCluster(t, etcd, server, c.flag)
+			k := newKubeCluster(t, c.flag)
 			testKubernetes(t, k)
 			expectRequests(t, k, c.lists)
 		})

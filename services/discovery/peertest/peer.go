@@ -1,4 +1,4 @@
-package discovery
+package peertest
 
 import (
 	"fmt"
@@ -9,12 +9,13 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace/millrace/pkg/await"
 )
 
-// peerProgram returns the program that an environment variable names. Without it the test is skipped; CI builds the programs first, so there it fails.
-func peerProgram(t *testing.T, env string) string {
+// Program returns the program that an environment variable names. Without it the test is skipped; CI builds the programs first, so there it fails.
+func Program(t testing.TB, env string) string {
 	t.Helper()
 	program := os.Getenv(env)
 	switch {
@@ -27,9 +28,12 @@ func peerProgram(t *testing.T, env string) string {
 	return program
 }
 
-// peer is a running server of others.
-type peer struct {
-	t    *testing.T
+// startTime is how long a program may take for what is awaited of it.
+const startTime = 2 * time.Minute
+
+// Peer is a running server of others.
+type Peer struct {
+	t    testing.TB
 	name string
 	log  string // its file
 	cmd  *exec.Cmd
@@ -37,10 +41,10 @@ type peer struct {
 	err  error         // why, after done
 }
 
-// startPeer runs a program until it is killed, or the test ends. A failed test shows the end of its log.
-func startPeer(t *testing.T, program string, args ...string) *peer {
+// Start runs a program until it is killed, or the test ends. A failed test shows the end of its log.
+func Start(t testing.TB, program string, args ...string) *Peer {
 	t.Helper()
-	p := &peer{t: t, name: filepath.Base(program), cmd: exec.Command(program, args...), done: make(chan struct{})}
+	p := &Peer{t: t, name: filepath.Base(program), cmd: exec.Command(program, args...), done: make(chan struct{})}
 	log, err := os.CreateTemp(t.TempDir(), p.name+"-*.log")
 	if err != nil {
 		t.Fatal(err)
@@ -67,18 +71,18 @@ func startPeer(t *testing.T, program string, args ...string) *peer {
 		if t.Failed() {
 			t.Logf("the end of the log of %s:\n%s", p.name, p.tail(100))
 		}
-		p.kill()
+		p.Kill()
 	})
 	return p
 }
 
-// kill ends it as kill -9 does, and waits for that.
-func (p *peer) kill() {
+// Kill ends it as kill -9 does, and waits for that.
+func (p *Peer) Kill() {
 	_ = p.cmd.Process.Kill() // it may have ended
 	<-p.done
 }
 
-func (p *peer) tail(lines int) string {
+func (p *Peer) tail(lines int) string {
 	text, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
@@ -87,10 +91,10 @@ func (p *peer) tail(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// await polls until ok returns true, and fails the test where the program ends before.
-func (p *peer) await(what string, ok func() bool) {
+// Await polls until ok returns true, and fails the test where the program ends before.
+func (p *Peer) Await(what string, ok func() bool) {
 	p.t.Helper()
-	await.True(p.t, p.name+": "+what, func() bool {
+	await.Within(p.t, startTime, p.name+": "+what, func() bool {
 		select {
 		case <-p.done:
 			p.t.Fatalf("%s: ended before: %v", p.name+": "+what, p.err)
@@ -100,9 +104,9 @@ func (p *peer) await(what string, ok func() bool) {
 	})
 }
 
-// loopback returns an address for the servers of this process alone, so that a port that is free stays so until its server takes it: on 127.0.0.1
+// Loopback returns an address for the servers of this process alone, so that a port that is free stays so until its server takes it: on 127.0.0.1
 // connections of everybody take ports.
-func loopback() string {
+func Loopback() string {
 	if runtime.GOOS != "linux" {
 		return "127.0.0.1"
 	}
@@ -110,12 +114,12 @@ func loopback() string {
 	return fmt.Sprintf("127.77.%d.%d", pid>>8&0xff, pid&0xff)
 }
 
-// freePorts returns addresses with n ports that are free.
-func freePorts(t *testing.T, n int) []string {
+// FreeAddresses returns addresses with n ports that are free.
+func FreeAddresses(t testing.TB, n int) []string {
 	t.Helper()
 	var free []string
 	for range n {
-		l, err := net.Listen("tcp", net.JoinHostPort(loopback(), "0"))
+		l, err := net.Listen("tcp", net.JoinHostPort(Loopback(), "0"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,2 @@
+// Package redact hides secrets in what people read: logs, pages, errors.
+package redact
